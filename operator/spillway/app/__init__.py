@@ -1,0 +1,1 @@
+"""Driving the loop: collect, decide, confirm, act, report."""
