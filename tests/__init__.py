@@ -1,0 +1,1 @@
+"""Tests of Spillway, fast ones first."""
