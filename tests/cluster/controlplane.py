@@ -21,6 +21,7 @@ from tests.cluster.processes import Found, Process, Processes, free_port, wait_u
 
 HERE = Path(__file__).parent
 READY_SECONDS = 30
+UNTHROTTLED = ("--kube-api-qps=1000", "--kube-api-burst=2000")  # the default of 20 a second alone costs 4 s at start
 # Nothing here has a cloud, and the node addresses are kwok's.
 LEFT_OUT = ("cloud-node-lifecycle", "service-lb", "node-route", "node-ipam")
 USERS = {  # name: groups, as in the API server's token file
@@ -153,6 +154,7 @@ class ControlPlane:
                 f"--root-ca-file={self.ca_file}",
                 "--controllers=" + ",".join(["*", *(f"-{name}-controller" for name in LEFT_OUT)]),
                 f"--horizontal-pod-autoscaler-sync-period={self._hpa_sync_seconds}s",
+                *UNTHROTTLED,
             ],
         )
         self.processes.start(
@@ -162,6 +164,7 @@ class ControlPlane:
                 f"--kubeconfig={self.kubeconfig_for(self._tokens['system:kube-scheduler'], 'scheduler')}",
                 "--leader-elect=false",
                 "--secure-port=0",
+                *UNTHROTTLED,
             ],
         )
         self.processes.start(
@@ -171,7 +174,7 @@ class ControlPlane:
                 f"--kubeconfig={self.kubeconfig_for(self._tokens['kwok'], 'kwok')}",
                 "--manage-nodes-with-annotation-selector=kwok.x-k8s.io/node=fake",
                 f"--config={HERE / 'stages.yaml'}",
-                "--node-ip=10.0.0.1",
+                "--node-ip=10.1.0.1",
                 "--node-lease-duration-seconds=40",
             ],
         )
