@@ -199,9 +199,9 @@ class ForeignAutoscaler:
 class Snapshot:
     """Everything one pass may look at, frozen. `activity` is the latest answer of the GpuActivity query, or its failure.
 
-    `operations` holds every act that runs, waits for its cache, or ended since the last pass.
-    `evaluation` is how far apart two counted collections must be; `stale_after` is the oldest sample that still counts.
-    `fleet_mode` caps every workload's mode.
+    `collection` counts finished collections, failed ones too. `operations` holds every act that runs, waits for its cache,
+    or ended since the last pass. `evaluation` is how far apart two counted collections must be; `stale_after` is the oldest
+    sample that still counts; `pending_timeout` is how long a pod may find no node before its claim is released.
     """
 
     workloads: tuple[Workload, ...]
@@ -212,9 +212,10 @@ class Snapshot:
     autoscalers: tuple[ForeignAutoscaler, ...] = ()
     operations: tuple["Operation", ...] = ()
     terminating_namespaces: frozenset[str] = frozenset()
+    collection: int = 0
     evaluation: timedelta = timedelta(seconds=15)
     stale_after: timedelta = timedelta(seconds=75)
-    fleet_mode: Mode = Mode.ENFORCE
+    pending_timeout: timedelta = timedelta(seconds=900)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

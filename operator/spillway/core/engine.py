@@ -1,0 +1,460 @@
+"""The decision for the whole fleet: `decide(snapshot, memory, now) -> Plan`, the only entry that other layers call."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from spillway.core import conflict, stabilize
+from spillway.core.breaker import advance_breaker
+from spillway.core.demand import Proposal, propose
+from spillway.core.memory import Elasticity, Exhausted, Memory, WorkloadMemory
+from spillway.core.model import (
+    Deployment,
+    Mode,
+    ObjectKey,
+    Operation,
+    OperationState,
+    Pod,
+    SetReplicas,
+    Snapshot,
+    Workload,
+)
+from spillway.core.observe import observe_signal, observe_target
+from spillway.core.plan import (
+    CapacityReason,
+    Cause,
+    ConflictReason,
+    Decision,
+    Finding,
+    InactiveReason,
+    Limit,
+    LimitReason,
+    Plan,
+    SignalView,
+)
+from spillway.core.replicas import Replicas, capacity_finding, classify, is_rolling_out, pods_by_deployment
+from spillway.core.signal import Assessment, SignalReason, SignalState, assess
+
+INELASTIC_SHARE = 0.95  # an up that leaves the signal within 5 % changed nothing
+INELASTIC_UPS = 2
+BACK_OFF = timedelta(minutes=5)
+BACK_OFF_MAX = timedelta(minutes=60)
+UNDER_WAY = frozenset({OperationState.RUNNING, OperationState.AWAITING_CACHE})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _View:
+    """One workload in the middle of a pass."""
+
+    workload: Workload
+    deployment: Deployment
+    replicas: Replicas
+    assessment: Assessment
+    memory: WorkloadMemory
+    rolling: bool
+    under_way: Operation | None
+    conflict: Finding[ConflictReason] | None
+
+
+def decide(snapshot: Snapshot, memory: Memory, now: datetime) -> Plan:
+    """Decide every workload together, from one frozen view; `now` only moves timers.
+
+    Pure: the same input gives the same plan. A workload without a target gets a decision that says so and no act; unknown
+    metrics hold the count. A target with an act under way is not decided again until its cache shows the result.
+    """
+    conflicts = conflict.find_conflicts(snapshot)
+    pods = pods_by_deployment(snapshot)
+    operations = _operations_by_target(snapshot.operations)
+    views: list[_View] = []
+    decisions: dict[ObjectKey, Decision] = {}
+    for workload in snapshot.workloads:
+        found = conflicts.get(workload.key)
+        deployment = snapshot.deployments.get(workload.target_key)
+        absent = _absence(workload, deployment, snapshot)
+        if absent is not None or deployment is None:
+            decisions[workload.key] = _undecided(workload, deployment, absent, found)
+            continue
+        views.append(
+            _observe(
+                workload,
+                deployment,
+                memory.workloads.get(workload.uid, WorkloadMemory(first_seen=now)),
+                pods=pods.get(deployment.uid, ()),
+                operations=operations.get(workload.target_key, ()),
+                found=found,
+                snapshot=snapshot,
+                now=now,
+            )
+        )
+    breaker, breaker_view = advance_breaker(memory.breaker, (view.memory for view in views), now=now)
+    memories: dict[str, WorkloadMemory] = {}
+    drafts: list[tuple[_View, Decision]] = []
+    for view in views:
+        decision, after = _decide_one(view, breaker_open=breaker_view.is_open, now=now)
+        memories[view.workload.uid] = after
+        drafts.append((view, decision))
+    for view, decision in _within_gpu_budgets(drafts):
+        bounded = _bound(view, decision)
+        decisions[bounded.key] = bounded
+        memories[bounded.uid] = _note_up(memories[bounded.uid], view, bounded)
+    # A target that went missing keeps its memory: it may only be a slow cache, and a new uid starts anew anyway.
+    for workload in snapshot.workloads:
+        if workload.uid not in memories and workload.uid in memory.workloads:
+            memories[workload.uid] = memory.workloads[workload.uid]
+    return Plan(
+        decisions={workload.key: decisions[workload.key] for workload in snapshot.workloads},
+        acts=tuple(_acts(views, decisions)),
+        memory=Memory(workloads=memories, breaker=breaker),
+        breaker=breaker_view,
+        wake_at=_wake_at(decisions.values(), now=now),
+    )
+
+
+def _operations_by_target(operations: Iterable[Operation]) -> Mapping[ObjectKey, tuple[Operation, ...]]:
+    grouped: dict[ObjectKey, list[Operation]] = defaultdict(list)
+    for operation in operations:
+        grouped[operation.act.target].append(operation)
+    return {target: tuple(found) for target, found in grouped.items()}
+
+
+def _observe(
+    workload: Workload,
+    deployment: Deployment,
+    memory: WorkloadMemory,
+    *,
+    pods: Iterable[tuple[Pod, int]],
+    operations: tuple[Operation, ...],
+    found: Finding[ConflictReason] | None,
+    snapshot: Snapshot,
+    now: datetime,
+) -> _View:
+    rolling = is_rolling_out(deployment)
+    memory = observe_target(memory, deployment=deployment, operations=operations, rolling=rolling, now=now)
+    replicas = classify(
+        pods,
+        revision=deployment.revision,
+        rules=workload.readiness,
+        pending_timeout=snapshot.pending_timeout,
+        now=now,
+    )
+    settled = [((pod.key.namespace, pod.key.name), pod.gpus) for pod in replicas.settled]
+    assessment = assess(
+        snapshot.activity, pods=settled, high=workload.gpu_activity.high, stale_after=snapshot.stale_after
+    )
+    memory, assessment = observe_signal(
+        memory, assessment=assessment, workload=workload, snapshot=snapshot, ready=replicas.ready, now=now
+    )
+    return _View(
+        workload=workload,
+        deployment=deployment,
+        replicas=replicas,
+        assessment=assessment,
+        memory=memory,
+        rolling=rolling,
+        under_way=next((op for op in operations if op.state in UNDER_WAY), None),
+        conflict=found,
+    )
+
+
+def _decide_one(view: _View, *, breaker_open: bool, now: datetime) -> tuple[Decision, WorkloadMemory]:
+    """Decide one workload up to, not including, GPU budgets and bounds."""
+    view = replace(view, memory=replace(view.memory, exhausted=_exhaustion(view, now=now)))
+    proposal = _proposal(view)
+    situation = _situation(view, proposal, breaker_open=breaker_open, now=now)
+    desired, limits = proposal.replicas, proposal.limits
+    limit: Limit | None = None
+    if proposal.cause is Cause.PINNED:
+        limit = stabilize.limit_by_policy(situation, desired)
+    elif proposal.cause is not Cause.NOT_DECIDED:
+        desired, limits = stabilize.limit_signal(situation)
+        limit = _instruction(situation, desired)
+    if limit is not None:
+        desired, limits = limit.after, (*limits, limit)
+    decision = Decision(
+        key=view.workload.key,
+        uid=view.workload.uid,
+        mode=view.workload.mode,
+        current=view.deployment.replicas,
+        proposal=proposal.replicas,
+        desired=desired,
+        cause=proposal.cause,
+        message=proposal.message,
+        signal=_signal_view(view),
+        counts=view.replicas.counts,
+        limits=limits,
+        inactive=_inactive(view),
+        conflict=view.conflict,
+        capacity=_capacity(view, now=now),
+        target_uid=view.deployment.uid,
+        selector=view.deployment.selector,
+        gpus_per_pod=view.deployment.gpus_per_pod,
+        in_flight=view.under_way is not None,
+    )
+    return decision, view.memory
+
+
+def _situation(view: _View, proposal: Proposal, *, breaker_open: bool, now: datetime) -> stabilize.Situation:
+    return stabilize.Situation(
+        workload=view.workload,
+        deployment=view.deployment,
+        replicas=view.replicas,
+        assessment=view.assessment,
+        memory=view.memory,
+        proposal=proposal,
+        rolling=view.rolling,
+        breaker_open=breaker_open,
+        now=now,
+    )
+
+
+def _proposal(view: _View) -> Proposal:
+    current = view.deployment.replicas
+    if view.under_way is not None:
+        message = f"Setting {view.under_way.act.to} replicas is under way"
+        return Proposal(replicas=view.under_way.act.to, cause=Cause.NOT_DECIDED, message=message)
+    pin = view.workload.replicas
+    if pin is not None:
+        return Proposal(replicas=pin, cause=Cause.PINNED, message=f"spec.replicas pins the count at {pin}")
+    if current == 0:
+        return Proposal(replicas=0, cause=Cause.NOT_DECIDED, message="The target stands at 0 replicas")
+    blind = view.assessment.state in stabilize.BLIND
+    if view.replicas.waiting_long and not blind:
+        kept = current - view.replicas.waiting_long
+        message = f"{view.replicas.waiting_long} pods found no node for too long; releasing their claim"
+        return Proposal(replicas=kept, cause=Cause.PENDING_RELEASED, message=message, is_cancel=True)
+    return propose(
+        workload=view.workload,
+        assessment=view.assessment,
+        memory=view.memory,
+        replicas=view.replicas,
+        current=current,
+    )
+
+
+def _exhaustion(view: _View, *, now: datetime) -> Exhausted | None:
+    """Latch that no node took the pods; each failure after a wait doubles the next one, from 5 to 60 min."""
+    latch = view.memory.exhausted
+    placed = view.deployment.replicas - len(view.replicas.unschedulable)
+    if view.replicas.waiting_long and (latch is None or now >= latch.until):
+        steps = 0 if latch is None else latch.steps + 1
+        return Exhausted(
+            cap=placed, until=now + min(BACK_OFF_MAX, BACK_OFF * 2 ** min(steps, 4)), steps=steps
+        )
+    if latch is not None and now >= latch.until and not view.replicas.unschedulable and placed > latch.cap:
+        return None
+    return latch
+
+
+def _instruction(s: stabilize.Situation, desired: int) -> Limit | None:
+    """A lowered maxReplicas is an order, not a guess: it shrinks in any metric state, by down steps without a window."""
+    allowed = s.workload.max_replicas
+    if s.current <= allowed or desired <= allowed:
+        return None
+    step = stabilize.limit_down_step(s, allowed)
+    after = allowed if step is None else step.after
+    message = f"maxReplicas is {allowed}" + ("" if step is None else f"; {step.message}")
+    return Limit(
+        reason=LimitReason.MAX_REPLICAS,
+        before=desired,
+        after=after,
+        message=message,
+        until=step.until if step else None,
+    )
+
+
+def _within_gpu_budgets(drafts: Iterable[tuple[_View, Decision]]) -> Iterable[tuple[_View, Decision]]:
+    """Grant GPUs in each namespace by pod priority, then age, then name; what stands or is under way counts first."""
+    order = sorted(
+        drafts, key=lambda d: (-d[0].deployment.priority, d[0].workload.created_at, d[0].workload.key)
+    )
+    used: dict[str, int] = defaultdict(int)
+    for view, decision in order:
+        used[decision.key.namespace] += max(decision.current, _asked(view)) * decision.gpus_per_pod
+    for view, decision in order:
+        granted = _grant(view, decision, used=used[decision.key.namespace])
+        growth = max(0, granted.desired - max(granted.current, _asked(view)))
+        if granted.inactive is None:
+            used[decision.key.namespace] += growth * decision.gpus_per_pod
+        yield view, granted
+
+
+def _asked(view: _View) -> int:
+    return view.under_way.act.to if view.under_way is not None else 0
+
+
+def _grant(view: _View, decision: Decision, *, used: int) -> Decision:
+    """Apply minReplicas first, so that a guardrail also stops growth that the minimum asks for."""
+    if view.under_way is not None or decision.gpus_per_pod == 0:
+        return decision
+    decision = _with_bounds(view, decision)
+    rules = view.workload.guardrails
+    current, per_pod = decision.current, decision.gpus_per_pod
+    limit = stabilize.limit_by_gpus(
+        decision.desired,
+        current=current,
+        gpus_per_pod=per_pod,
+        allowed_gpus=rules.max_gpus_per_workload,
+        reason=LimitReason.GPU_LIMIT_WORKLOAD,
+        whose=f"maxGpusPerWorkload {rules.max_gpus_per_workload}",
+    )
+    decision = _limited(decision, limit)
+    left = None
+    if rules.max_gpus_per_namespace is not None:
+        left = rules.max_gpus_per_namespace - used + current * per_pod
+    limit = stabilize.limit_by_gpus(
+        decision.desired,
+        current=current,
+        gpus_per_pod=per_pod,
+        allowed_gpus=left,
+        reason=LimitReason.GPU_LIMIT_NAMESPACE,
+        whose=f"maxGpusPerNamespace {rules.max_gpus_per_namespace}",
+    )
+    return _limited(decision, limit)
+
+
+def _with_bounds(view: _View, decision: Decision) -> Decision:
+    if decision.current == 0 and decision.cause is Cause.NOT_DECIDED:
+        return decision
+    if decision.limits and decision.limits[-1].reason is LimitReason.MAX_REPLICAS:
+        return decision
+    return _limited(decision, stabilize.limit_by_bounds(view.workload, decision.desired))
+
+
+def _bound(view: _View, decision: Decision) -> Decision:
+    if view.under_way is not None:
+        return decision
+    return _limited(
+        decision, stabilize.limit_by_mode(view.workload, decision.desired, current=decision.current)
+    )
+
+
+def _limited(decision: Decision, limit: Limit | None) -> Decision:
+    if limit is None:
+        return decision
+    return replace(decision, desired=limit.after, limits=(*decision.limits, limit))
+
+
+def _note_up(memory: WorkloadMemory, view: _View, decision: Decision) -> WorkloadMemory:
+    """Keep the elasticity guard's books. What it learns now counts from the next pass, so more load never yields less."""
+    value, guard = view.assessment.value_up, memory.elasticity
+    if value is None or view.assessment.state in stabilize.BLIND:
+        return memory
+    if value <= view.workload.gpu_activity.high:
+        return replace(memory, elasticity=Elasticity())
+    settled = len(view.replicas.settled)
+    is_complete = settled == view.replicas.ready and not view.replicas.loading
+    if guard.before is not None and is_complete and settled > guard.before[1]:
+        changed_nothing = value >= guard.before[0] * INELASTIC_SHARE
+        failures = guard.failures + 1 if changed_nothing else 0
+        guard = Elasticity(failures=failures, refuted=failures >= INELASTIC_UPS)
+    if guard.before is None and decision.desired > decision.current and decision.inactive is None:
+        guard = replace(guard, before=(value, settled))
+    return replace(memory, elasticity=guard)
+
+
+def _acts(views: Iterable[_View], decisions: Mapping[ObjectKey, Decision]) -> Iterable[SetReplicas]:
+    for view in views:
+        decision = decisions[view.workload.key]
+        if decision.inactive is None and view.under_way is None and decision.desired != decision.current:
+            yield SetReplicas(
+                workload=decision.key,
+                target=view.deployment.key,
+                target_uid=view.deployment.uid,
+                before=decision.current,
+                to=decision.desired,
+            )
+
+
+def _absence(
+    workload: Workload, deployment: Deployment | None, snapshot: Snapshot
+) -> Finding[InactiveReason] | None:
+    """Why there is nothing to decide at all; None when there is a target that asks for GPUs."""
+    name = workload.target
+    if workload.key.namespace in snapshot.terminating_namespaces:
+        message = f"Namespace {workload.key.namespace} is being deleted"
+        return Finding(reason=InactiveReason.NAMESPACE_TERMINATING, message=message)
+    if deployment is None:
+        message = f"Deployment {name} does not exist in namespace {workload.key.namespace}. Check spec.targetRef.name"
+        return Finding(reason=InactiveReason.TARGET_NOT_FOUND, message=message)
+    if deployment.terminating:
+        return Finding(
+            reason=InactiveReason.TARGET_TERMINATING, message=f"Deployment {name} is being deleted"
+        )
+    if deployment.gpus_per_pod == 0:
+        message = (
+            f"{name} requests no nvidia.com/gpu; GPU activity cannot be attributed. "
+            "Add it to the container's resources.limits"
+        )
+        return Finding(reason=InactiveReason.TARGET_REQUESTS_NO_GPU, message=message)
+    return None
+
+
+def _undecided(
+    workload: Workload,
+    deployment: Deployment | None,
+    absent: Finding[InactiveReason] | None,
+    found: Finding[ConflictReason] | None,
+) -> Decision:
+    message = absent.message if absent is not None else ""
+    current = deployment.replicas if deployment is not None else 0
+    return Decision(
+        key=workload.key,
+        uid=workload.uid,
+        mode=workload.mode,
+        current=current,
+        proposal=current,
+        desired=current,
+        cause=Cause.NOT_DECIDED,
+        message=message,
+        signal=SignalView(state=SignalState.UNKNOWN, reason=SignalReason.NO_SETTLED_PODS, message=message),
+        inactive=absent,
+        conflict=found,
+        selector=deployment.selector if deployment is not None else "",
+    )
+
+
+def _inactive(view: _View) -> Finding[InactiveReason] | None:
+    workload = view.workload
+    if view.conflict is not None and conflict.stops_writing(view.conflict):
+        return Finding(reason=InactiveReason.CONFLICT, message=view.conflict.message)
+    if workload.paused:
+        message = 'Paused by annotation spillway.dev/paused: "true"; remove it to go on'
+        return Finding(reason=InactiveReason.PAUSED, message=message)
+    if view.deployment.replicas == 0 and workload.replicas is None:
+        message = (
+            f"{workload.target} was set to 0 replicas by somebody else, which is respected. "
+            f"To start it again: kubectl -n {workload.key.namespace} scale deployment {workload.target} --replicas 1"
+        )
+        return Finding(reason=InactiveReason.SCALED_TO_ZERO, message=message)
+    if workload.mode is Mode.OBSERVE:
+        return Finding(reason=InactiveReason.OBSERVE, message="mode Observe: decided, not written")
+    return None
+
+
+def _capacity(view: _View, *, now: datetime) -> Finding[CapacityReason] | None:
+    exhausted = view.memory.exhausted
+    if exhausted is not None and now < exhausted.until:
+        message = (
+            f"No node took more than {exhausted.cap} pods; asking again at {exhausted.until:%H:%M:%S} UTC"
+        )
+        return Finding(reason=CapacityReason.EXHAUSTED, message=message)
+    return capacity_finding(view.replicas, view.deployment)
+
+
+def _signal_view(view: _View) -> SignalView:
+    found = view.assessment
+    return SignalView(
+        state=found.state,
+        reason=found.reason,
+        message=found.message,
+        value=found.mean,
+        coverage=found.coverage,
+        age_seconds=found.oldest.total_seconds() if found.oldest is not None else None,
+        high=view.workload.gpu_activity.high,
+    )
+
+
+def _wake_at(decisions: Iterable[Decision], *, now: datetime) -> datetime | None:
+    times = [limit.until for decision in decisions for limit in decision.limits if limit.until is not None]
+    return min((at for at in times if at > now), default=None)

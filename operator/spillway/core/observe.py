@@ -1,0 +1,255 @@
+"""What one pass adds to the memory of a workload: streaks, the down window, blindness, zeros, foreign changes."""
+
+import math
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from spillway.core.memory import Blindness, DownWindow, Streaks, WorkloadMemory, ZeroWatch
+from spillway.core.model import Deployment, Operation, OperationState, Snapshot, Workload
+from spillway.core.signal import Assessment, Collected, SignalReason, SignalState
+
+EPSILON = 1e-9  # float noise: 8.000000001 replicas are 8
+N_MINUS_ONE_SHARE = 0.9  # what remains must stay below 0.9 × high (workload-autoscalers C.4)
+PEGGED = 0.95  # from here on a utilization says "full", not how much more is wanted
+STEP_PERIOD = timedelta(seconds=60)
+COUNTED_SHARE = 0.8  # collections jitter; one that comes 12 s after the last still counts at 15 s
+RECOVERY_COLLECTIONS = 2
+BLIND_STATES = frozenset({SignalState.UNKNOWN, SignalState.LOW})
+
+
+def replicas_for(load: float) -> int:
+    """Return the fewest whole replicas that carry *load* (in replicas at 100 %), forgiving float noise."""
+    return math.ceil(load - EPSILON)
+
+
+def is_counted(memory: WorkloadMemory, snapshot: Snapshot, assessment: Assessment) -> bool:
+    """Whether this pass brings a new evaluation: a collection far enough from the last one, with newer samples."""
+    if not isinstance(snapshot.activity, Collected):
+        return False
+    streaks = memory.streaks
+    if streaks.collected_at is None:
+        return True
+    if snapshot.activity.at - streaks.collected_at < snapshot.evaluation * COUNTED_SHARE:
+        return False
+    if assessment.newest_sample is None or streaks.newest_sample is None:
+        return True
+    return assessment.newest_sample > streaks.newest_sample
+
+
+def observe_target(
+    memory: WorkloadMemory,
+    *,
+    deployment: Deployment,
+    operations: tuple[Operation, ...],
+    rolling: bool,
+    now: datetime,
+) -> WorkloadMemory:
+    """Note the observed replica count; a change that no act of ours explains is foreign.
+
+    A re-created target (new uid) starts a new memory of counts, as does the first sight of it.
+    """
+    if memory.target_uid != deployment.uid:
+        memory = replace(
+            memory,
+            target_uid=deployment.uid,
+            first_seen=now,
+            seen=(),
+            foreign_at=None,
+            last_down_at=None,
+            exhausted=None,
+        )
+    count = deployment.replicas
+    seen = memory.seen
+    previous = seen[-1][1] if seen else count
+    if count != previous and not _is_ours(count, operations):
+        memory = replace(memory, foreign_at=now, window=DownWindow())
+    if count < previous:
+        memory = replace(memory, last_down_at=now)
+    if count != previous or not seen:
+        seen = (*seen, (now, count))
+    base = memory.rollout_base
+    return replace(
+        memory,
+        seen=_of_the_last_minute(seen, now=now),
+        rollout_base=(count if base is None else min(base, count)) if rolling else None,
+    )
+
+
+def _is_ours(count: int, operations: tuple[Operation, ...]) -> bool:
+    return any(op.act.to == count for op in operations if op.state is not OperationState.FAILED)
+
+
+def _of_the_last_minute(
+    seen: tuple[tuple[datetime, int], ...], *, now: datetime
+) -> tuple[tuple[datetime, int], ...]:
+    """Drop entries that were replaced more than a step period ago; an entry holds until the next one begins."""
+    start = 0
+    while start + 1 < len(seen) and now - seen[start + 1][0] >= STEP_PERIOD:
+        start += 1
+    return seen[start:]
+
+
+def observe_signal(
+    memory: WorkloadMemory,
+    *,
+    assessment: Assessment,
+    workload: Workload,
+    snapshot: Snapshot,
+    ready: int,
+    now: datetime,
+) -> tuple[WorkloadMemory, Assessment]:
+    """Bring streaks, window, blindness and zeros up to date; return the assessment with what only memory can tell.
+
+    That is: Degraded after `blind.after` of unknown, Suspect while all GPUs read zero at once without proof, Zero when
+    proven for a whole down window, and Unknown while a recovered signal has not shown two collections in a row.
+    """
+    counted = is_counted(memory, snapshot, assessment)
+    at = snapshot.activity.at if isinstance(snapshot.activity, Collected) else now
+    usable = assessment.state not in BLIND_STATES
+    memory = replace(memory, streaks=_streaks(memory.streaks, assessment, workload, at=at, counted=counted))
+    memory = _blindness(memory, assessment, stale_after=snapshot.stale_after, usable=usable, now=now)
+    if counted and usable:
+        memory = replace(
+            memory,
+            window=_window(
+                memory.window,
+                assessment=assessment,
+                workload=workload,
+                at=at,
+                max_gap=snapshot.stale_after,
+                ready=ready,
+            ),
+        )
+    memory, assessment = _zero(memory, assessment, workload=workload, at=at, counted=counted)
+    assessment = _with_blindness(assessment, memory.blindness, workload=workload, now=now)
+    return _loss(memory, assessment, counted=counted, now=now), assessment
+
+
+def _streaks(
+    streaks: Streaks, assessment: Assessment, workload: Workload, *, at: datetime, counted: bool
+) -> Streaks:
+    value = assessment.value_up
+    if value is None:
+        return Streaks(
+            collected_at=at if counted else streaks.collected_at, newest_sample=streaks.newest_sample
+        )
+    if not counted:
+        return streaks
+    is_high = value > workload.gpu_activity.high + EPSILON
+    return Streaks(
+        collected_at=at,
+        newest_sample=assessment.newest_sample,
+        fresh=streaks.fresh + 1,
+        high=streaks.high + 1 if is_high else 0,
+        high_since=(streaks.high_since or at) if is_high else None,
+        pegged=streaks.pegged + 1 if value >= PEGGED else 0,
+    )
+
+
+def _blindness(
+    memory: WorkloadMemory, assessment: Assessment, *, stale_after: timedelta, usable: bool, now: datetime
+) -> WorkloadMemory:
+    blindness = memory.blindness
+    if not usable:
+        # Pods that still load are no loss of metrics: a slow start must not look like an outage.
+        if assessment.reason is SignalReason.NO_SETTLED_PODS:
+            return replace(memory, blindness=replace(blindness, since=None))
+        return replace(memory, blindness=replace(blindness, since=blindness.since or now))
+    if blindness.since is not None:
+        was_long = now - blindness.since > stale_after
+        return replace(memory, blindness=Blindness(recovering=blindness.recovering or was_long))
+    if blindness.recovering and memory.streaks.fresh >= RECOVERY_COLLECTIONS:
+        return replace(memory, blindness=Blindness(), window=DownWindow())
+    return memory
+
+
+def _window(
+    window: DownWindow,
+    *,
+    assessment: Assessment,
+    workload: Workload,
+    at: datetime,
+    max_gap: timedelta,
+    ready: int,
+) -> DownWindow:
+    """Add one observation of need. A gap longer than *max_gap*, or too little coverage, starts the window anew."""
+    value = assessment.value_down
+    if value is None:
+        return DownWindow()
+    if window.last is None or at - window.last > max_gap:
+        window = DownWindow(since=at)
+    rules = workload.gpu_activity
+    floor = replicas_for(value * ready / (N_MINUS_ONE_SHARE * rules.high))
+    kept = [entry for entry in window.floors if at - entry[0] <= workload.scale_down.window]
+    while kept and kept[-1][1] <= floor:
+        kept.pop()
+    above_low = rules.low is not None and value >= rules.low - EPSILON
+    return replace(
+        window, last=at, floors=(*kept, (at, floor)), above_low_at=at if above_low else window.above_low_at
+    )
+
+
+def _zero(
+    memory: WorkloadMemory, assessment: Assessment, *, workload: Workload, at: datetime, counted: bool
+) -> tuple[WorkloadMemory, Assessment]:
+    """A sudden zero everywhere may be a broken exporter. It is believed once counters moved through a whole down window."""
+    if assessment.state is not SignalState.FRESH or assessment.mean is None or assessment.mean > 0:
+        return replace(memory, zero=ZeroWatch()), assessment
+    zero = memory.zero
+    if counted:
+        alive = (zero.alive_since or at) if assessment.all_alive else None
+        zero = ZeroWatch(since=zero.since or at, alive_since=alive)
+        memory = replace(memory, zero=zero)
+    proof = zero.alive_since if memory.busy_value else zero.since
+    if proof is not None and at - proof >= workload.scale_down.window:
+        return replace(memory, busy_value=0.0), replace(assessment, state=SignalState.ZERO)
+    if not memory.busy_value:
+        return memory, assessment
+    seconds = int(workload.scale_down.window.total_seconds())
+    message = (
+        f"All GPUs fell to zero at once; believed after {seconds} s of moving energy counters"
+        if assessment.all_alive
+        else "All GPUs fell to zero at once and no energy counter proves that they are measured; holding. "
+        "Export DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION, or check dcgm-exporter"
+    )
+    suspect = replace(
+        assessment, state=SignalState.SUSPECT, reason=SignalReason.ZERO_AT_ONCE, message=message
+    )
+    return memory, suspect
+
+
+def _with_blindness(
+    assessment: Assessment, blindness: Blindness, *, workload: Workload, now: datetime
+) -> Assessment:
+    if blindness.recovering:
+        if assessment.state in BLIND_STATES:
+            return _degraded(assessment, blindness, workload=workload, now=now)
+        return replace(
+            assessment,
+            state=SignalState.UNKNOWN,
+            reason=SignalReason.RECOVERING,
+            message=f"GPU metrics are back; acting again after {RECOVERY_COLLECTIONS} good collections",
+        )
+    return _degraded(assessment, blindness, workload=workload, now=now)
+
+
+def _degraded(
+    assessment: Assessment, blindness: Blindness, *, workload: Workload, now: datetime
+) -> Assessment:
+    if blindness.since is None or assessment.state is not SignalState.UNKNOWN:
+        return assessment
+    if now - blindness.since < workload.blind.after:
+        return assessment
+    return replace(assessment, state=SignalState.DEGRADED)
+
+
+def _loss(memory: WorkloadMemory, assessment: Assessment, *, counted: bool, now: datetime) -> WorkloadMemory:
+    """Keep the last value that was surely real, and when a busy workload lost its signal (for the circuit breaker)."""
+    if assessment.state in (SignalState.FRESH, SignalState.PARTIAL):
+        value = assessment.mean if counted and assessment.mean else memory.busy_value
+        return replace(memory, busy_value=value, lost_at=None)
+    if assessment.state is SignalState.ZERO:
+        return replace(memory, lost_at=None)
+    if memory.busy_value:
+        return replace(memory, lost_at=memory.lost_at or now)
+    return replace(memory, lost_at=None)

@@ -1,0 +1,202 @@
+"""What a pass decided: a decision per workload with every number that led to it, and the acts to carry out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Generic, TypeVar
+
+from spillway.core.memory import Memory
+from spillway.core.model import Act, Mode, ObjectKey
+from spillway.core.signal import SignalReason, SignalState
+
+
+class LimitReason(StrEnum):
+    """Everything that may change a proposal, in the fixed order in which it is applied (workload-autoscalers C.5)."""
+
+    N_MINUS_ONE = "NMinusOne"
+    METRICS_HOLD = "MetricsHold"
+    CIRCUIT_BREAKER = "CircuitBreaker"
+    POLICY_NOT_FOUND = "PolicyNotFound"
+    SIGNAL_INELASTIC = "SignalInelastic"
+    CAPACITY_IN_FLIGHT = "CapacityInFlight"
+    CAPACITY_EXHAUSTED = "CapacityExhausted"
+    UP_STEP = "UpStepLimit"
+    DOWN_STEP = "DownStepLimit"
+    TAKEOVER = "Takeover"
+    UP_WINDOW = "UpWindow"
+    DOWN_WINDOW = "DownWindow"
+    FOREIGN_CHANGE = "ForeignChange"
+    UP_COOLDOWN = "UpCooldown"
+    DOWN_COOLDOWN = "DownCooldown"
+    ROLLOUT_IN_PROGRESS = "RolloutInProgress"
+    REVISION_BROKEN = "RevisionBroken"
+    MIN_REPLICAS = "MinReplicas"
+    MAX_REPLICAS = "MaxReplicas"
+    GPU_LIMIT_WORKLOAD = "GpuLimitWorkload"
+    GPU_LIMIT_NAMESPACE = "GpuLimitNamespace"
+    SCALE_UP_ONLY = "ScaleUpOnly"
+
+
+class Cause(StrEnum):
+    """What the proposal follows from, before any limit."""
+
+    UTILIZATION_HIGH = "UtilizationHigh"
+    UTILIZATION_PEGGED = "UtilizationPegged"
+    UTILIZATION_LOW = "UtilizationLow"
+    WITHIN_BAND = "WithinBand"
+    PENDING_CANCELLED = "PendingCancelled"
+    PENDING_RELEASED = "PendingReleased"
+    METRICS_MISSING_FLOOR = "MetricsMissingFloor"
+    METRICS_UNKNOWN = "MetricsUnknown"
+    PINNED = "Pinned"
+    NOT_DECIDED = "NotDecided"
+
+
+class InactiveReason(StrEnum):
+    """Why Spillway writes no replicas for a workload whatever its signal says."""
+
+    OBSERVE = "ObserveOnly"
+    PAUSED = "Paused"
+    TARGET_NOT_FOUND = "TargetNotFound"
+    TARGET_REQUESTS_NO_GPU = "TargetRequestsNoGpu"
+    TARGET_TERMINATING = "TargetTerminating"
+    NAMESPACE_TERMINATING = "NamespaceTerminating"
+    SCALED_TO_ZERO = "ScaledToZero"
+    CONFLICT = "Conflict"
+
+
+class ConflictReason(StrEnum):
+    """Who else writes the same replicas, or what keeps two writers apart."""
+
+    HPA_ON_TARGET = "HpaOnTarget"
+    SCALED_OBJECT_ON_TARGET = "ScaledObjectOnTarget"
+    DUPLICATE_WORKLOAD = "DuplicateWorkload"
+    SCALE_UNSET = "ScaleUnset"
+
+
+class CapacityReason(StrEnum):
+    """Why replicas that were asked for do not serve."""
+
+    UNSCHEDULABLE = "Unschedulable"
+    REPLICA_FAILURE = "ReplicaFailure"
+    REVISION_BROKEN = "RevisionBroken"
+    PODS_BROKEN = "PodsBroken"
+    EXHAUSTED = "CapacityExhausted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """One limiter that changed the count, and until when it will if that is known."""
+
+    reason: LimitReason
+    before: int
+    after: int
+    message: str
+    until: datetime | None = None
+
+
+R = TypeVar("R", bound=StrEnum)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding(Generic[R]):
+    """A closed reason and the sentence that goes with it: numbers first, then the next step."""
+
+    reason: R
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaCounts:
+    """The target's live pods by what they can do; `settled` pods are the part of `ready` whose samples count."""
+
+    ready: int = 0
+    settled: int = 0
+    loading: int = 0
+    unschedulable: int = 0
+    broken: int = 0
+    terminating: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignalView:
+    """The GPU activity that the decision used.
+
+    `value` is the mean utilization in 0..1 over pods with samples, None when unknown; `coverage` the share of settled pods
+    that have a valid sample; `age_seconds` that of the oldest sample used.
+    """
+
+    state: SignalState
+    reason: SignalReason
+    message: str
+    value: float | None = None
+    coverage: float = 0.0
+    age_seconds: float | None = None
+    high: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """Why one workload stands at its count.
+
+    `current` is the target's `spec.replicas`; `proposal` what cause alone would give; `desired` what is left after every
+    limit. `inactive` says why `desired` is not written; then it shows what would have been done.
+    """
+
+    key: ObjectKey
+    uid: str
+    mode: Mode
+    current: int
+    proposal: int
+    desired: int
+    cause: Cause
+    message: str
+    signal: SignalView
+    counts: ReplicaCounts = field(default_factory=ReplicaCounts)
+    limits: tuple[Limit, ...] = ()
+    inactive: Finding[InactiveReason] | None = None
+    conflict: Finding[ConflictReason] | None = None
+    capacity: Finding[CapacityReason] | None = None
+    target_uid: str = ""
+    selector: str = ""
+    gpus_per_pod: int = 0
+    in_flight: bool = False
+
+    @property
+    def reason(self) -> str:
+        """The one word for it: why it is not acted on, else the cause of a change, else the first limit that held it."""
+        if self.inactive is not None:
+            return str(self.inactive.reason)
+        if self.desired == self.current and self.limits:
+            return str(self.limits[0].reason)
+        return str(self.cause)
+
+    @property
+    def why(self) -> str:
+        """The sentence that goes with `reason`."""
+        if self.inactive is not None:
+            return self.inactive.message
+        if self.desired == self.current and self.limits:
+            return self.limits[0].message
+        return self.message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BreakerView:
+    """The fleet-wide circuit breaker: how many workloads that were busy lost their signal, of how many."""
+
+    is_open: bool
+    lost: int = 0
+    active: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The outcome of a pass. `wake_at` is when time alone could change it; None when only news can."""
+
+    decisions: Mapping[ObjectKey, Decision]
+    acts: tuple[Act, ...]
+    memory: Memory
+    breaker: BreakerView
+    wake_at: datetime | None = None

@@ -1,0 +1,146 @@
+"""Whose pods are whose, and what each can do: ready, settled, loading, unschedulable, broken."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from spillway.core.model import Deployment, Pod, PodPhase, ReadinessRules, ReplicaSet, Snapshot
+from spillway.core.plan import CapacityReason, Finding, ReplicaCounts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replicas:
+    """The live pods of one target. Finished pods are left out; terminating ones are neither supply nor demand.
+
+    `broken_current` counts broken pods of the newest revision; `revision_broken` says that this revision does not come up,
+    so growing it would only make more broken pods. `waiting_long` are unschedulable for longer than the timeout.
+    """
+
+    settled: tuple[Pod, ...] = ()
+    unsettled: tuple[Pod, ...] = ()
+    loading: tuple[Pod, ...] = ()
+    unschedulable: tuple[Pod, ...] = ()
+    broken: tuple[Pod, ...] = ()
+    terminating: int = 0
+    waiting_long: int = 0
+    revision_broken: bool = False
+    last_ready_at: datetime | None = None
+
+    @property
+    def ready(self) -> int:
+        """Pods that serve, settled or not."""
+        return len(self.settled) + len(self.unsettled)
+
+    @property
+    def counts(self) -> ReplicaCounts:
+        """The same in numbers, for people."""
+        return ReplicaCounts(
+            ready=self.ready,
+            settled=len(self.settled),
+            loading=len(self.loading),
+            unschedulable=len(self.unschedulable),
+            broken=len(self.broken),
+            terminating=self.terminating,
+        )
+
+
+def pods_by_deployment(snapshot: Snapshot) -> Mapping[str, list[tuple[Pod, int]]]:
+    """Group pods by the uid of the Deployment that owns their ReplicaSet, each with its revision.
+
+    Ownership goes by ownerReferences only: a pod that merely matches the selector belongs to nobody here.
+    """
+    owners: dict[str, ReplicaSet] = {rs.uid: rs for rs in snapshot.replica_sets}
+    grouped: dict[str, list[tuple[Pod, int]]] = defaultdict(list)
+    for pod in snapshot.pods:
+        owner = owners.get(pod.owner_uid)
+        if owner is not None and owner.owner_uid is not None and pod.phase is not PodPhase.FINISHED:
+            grouped[owner.owner_uid].append((pod, owner.revision))
+    return grouped
+
+
+def classify(
+    pods: Iterable[tuple[Pod, int]],
+    *,
+    revision: int,
+    rules: ReadinessRules,
+    pending_timeout: timedelta,
+    now: datetime,
+) -> Replicas:
+    """Sort one target's pods by what they can do. A pod that loads for longer than its grace counts as broken."""
+    settled: list[Pod] = []
+    unsettled: list[Pod] = []
+    loading: list[Pod] = []
+    unschedulable: list[Pod] = []
+    broken: list[Pod] = []
+    terminating = current = current_ready = current_broken = 0
+    last_ready_at: datetime | None = None
+    for pod, pod_revision in pods:
+        is_current = pod_revision == revision
+        current += is_current and pod.phase is not PodPhase.TERMINATING
+        match pod.phase:
+            case PodPhase.TERMINATING:
+                terminating += 1
+            case PodPhase.READY:
+                (settled if now - pod.since >= rules.settle else unsettled).append(pod)
+                current_ready += is_current
+                last_ready_at = pod.since if last_ready_at is None else max(last_ready_at, pod.since)
+            case PodPhase.UNSCHEDULABLE:
+                unschedulable.append(pod)
+            case PodPhase.BROKEN:
+                broken.append(pod)
+                current_broken += is_current
+            case PodPhase.LOADING if now - pod.created_at > rules.load_grace:
+                broken.append(pod)
+                current_broken += is_current
+            case _:
+                # Not scheduled yet, loading, or on a node that went silent: supply on its way, no evidence of load.
+                loading.append(pod)
+    return Replicas(
+        settled=tuple(settled),
+        unsettled=tuple(unsettled),
+        loading=tuple(loading),
+        unschedulable=tuple(unschedulable),
+        broken=tuple(broken),
+        terminating=terminating,
+        waiting_long=sum(1 for pod in unschedulable if now - pod.since > pending_timeout),
+        # One sick pod among healthy ones of its revision is a sick pod, not a sick revision.
+        revision_broken=current_broken > 0 and (current_ready == 0 or current_broken * 2 >= current),
+        last_ready_at=last_ready_at,
+    )
+
+
+def is_rolling_out(deployment: Deployment) -> bool:
+    """Whether a new template is still being brought out, by the Deployment's own account."""
+    behind = deployment.observed_generation < deployment.generation
+    return behind or deployment.updated_replicas < min(deployment.replicas, deployment.status_replicas)
+
+
+def capacity_finding(replicas: Replicas, deployment: Deployment) -> Finding[CapacityReason] | None:
+    """Name the first thing that keeps asked-for replicas from serving, in the cluster's own words; None if nothing does."""
+    name = deployment.key.name
+    if replicas.revision_broken:
+        pod = replicas.broken[0]
+        message = (
+            f"{len(replicas.broken)} pods of revision {deployment.revision} do not come up ({_ailment(pod)}); "
+            f"not growing it. Look at: kubectl -n {pod.key.namespace} logs {pod.key.name} --previous"
+        )
+        return Finding(reason=CapacityReason.REVISION_BROKEN, message=message)
+    if deployment.failure is not None:
+        return Finding(
+            reason=CapacityReason.REPLICA_FAILURE,
+            message=f"The cluster refuses to create pods of {name}: {deployment.failure}",
+        )
+    if replicas.unschedulable:
+        pod = min(replicas.unschedulable, key=lambda pod: pod.since)
+        message = f"{len(replicas.unschedulable)} pods of {name} find no node: {pod.message or pod.cause}"
+        return Finding(reason=CapacityReason.UNSCHEDULABLE, message=message)
+    if replicas.broken:
+        pod = replicas.broken[0]
+        message = f"{len(replicas.broken)} pods of {name} do not come up ({_ailment(pod)}): {pod.key.name}"
+        return Finding(reason=CapacityReason.PODS_BROKEN, message=message)
+    return None
+
+
+def _ailment(pod: Pod) -> str:
+    return pod.cause or "still loading after its grace"
