@@ -1,0 +1,245 @@
+"""The PromQL that reads GPU activity: one instant query for a whole cluster, and the range query that replays it.
+
+Pure text: nothing here talks to a server. No text of a tenant ever enters these queries; the only setting that does is the
+cluster matcher, checked in `settings`.
+
+Two traps shape every expression. Functions over a subquery drop the metric's name, and two series that then look alike fail
+the *whole* query, so every branch of an `or` inside a subquery drops its name by arithmetic first. And `timestamp()` is only
+true on a bare selector: around a filter or a division it returns the time of the evaluation.
+"""
+
+from collections.abc import Iterable
+from datetime import timedelta
+from enum import StrEnum
+
+from spillway.adapters.prometheus.profiles import DCGM, ActivityMetric, MetricProfile
+from spillway.adapters.prometheus.settings import PrometheusSettings
+
+PART = "part"
+NAMESPACE = "wl_namespace"
+POD = "wl_pod"
+
+BUSY_FRACTION = 0.2  # metrics-and-cost C10: one gauge above this …
+SILENT_PROFILER_FRACTION = 0.005  # … while the profiler never reached this, is a profiler that fell silent.
+IDLE_KERNEL_FRACTION = (
+    0.01  # One percent of an integer gauge: what a full GPU reads when percent became a ratio.
+)
+
+# Prometheus looks back 5 minutes for a sample, so nothing older is ever known; the steps cost little at 15 s.
+_AGE_WINDOW = "5m:15s"
+# Two collections of an exporter that measures every 30 s always leave a reading at this distance.
+_DISAGREEMENT_STEP = timedelta(seconds=30)
+# A year of a 1.2 kW device is 4e13 mJ; the exporters' blank sentinel is 9.2e18.
+_ENERGY_LIMIT = "1e16"
+
+
+class Part(StrEnum):
+    """The pieces of the batched answer; each series says in the label `part` which one it belongs to."""
+
+    MEAN = "mean"
+    SAMPLED = "sampled"
+    ALIVE = "alive"
+    DISAGREES = "disagrees"
+    REJECTED = "rejected"
+    UNATTRIBUTED = "unattributed"
+    CLUSTERS = "clusters"
+    EVALUATED = "evaluated"
+
+
+def quote(value: str) -> str:
+    """Return *value* as a PromQL string literal, so that nothing in it can end the literal.
+
+    Raises ValueError for a NUL or a lone surrogate, which no label value can hold.
+    """
+    if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError("a label value is text without NUL or surrogates")
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r")
+    return f'"{escaped}"'
+
+
+def gpu_activity(settings: PrometheusSettings, profile: MetricProfile = DCGM) -> str:
+    """Return the instant query that answers everything about GPU activity of the whole cluster at once.
+
+    `mean`: fraction busy per pod and device over the window. `sampled`: when the newest raw sample was taken (Unix
+    seconds). `alive` per device: 1 the device still measures, 0 its energy counter stood still, absent when neither can be
+    told. `disagrees` per device: its gauges contradict each other. `rejected`: the newest raw value is outside its range.
+    `unattributed`: how many devices name no pod. `clusters`: how many values the label `cluster` has, only where no cluster
+    matcher is set. `evaluated` is always there, so an answer without it is not whole.
+
+    The parts are one query on purpose: when a part fails, all fail, and no failure can look like "no data".
+    """
+    build = _Expressions(settings=settings, profile=profile)
+    parts = {
+        Part.MEAN: build.mean(step=settings.step),
+        Part.SAMPLED: build.sampled(),
+        Part.ALIVE: build.alive(),
+        Part.DISAGREES: build.disagrees(),
+        Part.REJECTED: build.rejected(),
+        Part.UNATTRIBUTED: build.unattributed(),
+        Part.EVALUATED: "vector(time())",
+    }
+    if not settings.cluster_matcher.strip():
+        parts[Part.CLUSTERS] = build.clusters()
+    # `or` drops what has the same labels on its left side; the part label keeps the pieces apart.
+    return "\nor\n".join(
+        f'label_replace({expression}, "{PART}", "{part}", "", "")' for part, expression in parts.items()
+    )
+
+
+def activity_history(settings: PrometheusSettings, *, step: timedelta, profile: MetricProfile = DCGM) -> str:
+    """Return the range query for the mean per pod over its devices; a device's untrustworthy instants are left out.
+
+    Untrustworthy is a newest sample older than `stale_after`, or an energy counter that stood still. *step* is the distance
+    of the points asked for; a coarse one lets the inner samples be coarser, too.
+    """
+    build = _Expressions(settings=settings, profile=profile)
+    inner_step = max(settings.step, min(step, settings.window) / 4)
+    fresh = f"(time() - {build.sampled()}) <= {_seconds(settings.stale_after)}"
+    device = f"{profile.device}, {profile.device_slice}"
+    return (
+        f"avg by ({NAMESPACE}, {POD}) (\n{build.mean(step=inner_step)}\n"
+        f"and on ({NAMESPACE}, {POD}, {device}) ({fresh})\n"
+        f"unless on ({device}) ({build.alive()} == 0)\n)"
+    )
+
+
+class _Expressions:
+    """Builds the parts for one profile, with the cluster matcher in every selector."""
+
+    def __init__(self, *, settings: PrometheusSettings, profile: MetricProfile) -> None:
+        self._settings = settings
+        self._profile = profile
+        self._by_device = f"max by ({profile.device}, {profile.device_slice})"
+        self._by_pod = f"max by ({NAMESPACE}, {POD}, {profile.device}, {profile.device_slice})"
+
+    def mean(self, *, step: timedelta) -> str:
+        """Per pod and device, so that a second exporter or Prometheus replica cannot count a device twice."""
+        activity = _first_of(self._fraction(metric) for metric in self._profile.activity)
+        window = f"{_duration(self._settings.window)}:{_duration(step)}"
+        return f"{self._by_pod} ({self._with_pod(f'avg_over_time({activity}[{window}])')})"
+
+    def sampled(self) -> str:
+        """The newest sample now, else the newest one before a failed scrape cut the series off.
+
+        Without the second look one failed scrape would make a device unknown at once, and with many exporters some
+        scrape always fails.
+        """
+        selectors = [self._activity(metric) for metric in self._profile.activity]
+        now = [f"timestamp({selector})" for selector in selectors]
+        before = [f"max_over_time(timestamp({selector})[{_AGE_WINDOW}])" for selector in selectors]
+        return f"{self._by_pod} ({self._with_pod(_first_of(now + before))})"
+
+    def alive(self) -> str:
+        """By device and not by series: a new pod on an old device has a new series, but the same counter."""
+        window = _duration(self._settings.frozen_window)
+        energy_now = self._energy("")
+        energy_then = self._energy(f" offset {window}")
+        changes = _first_of(f"changes({self._select(name)}[{window}])" for name in self._profile.power)
+        # Power of an idle device can be truly constant, so only its movement says anything.
+        power_moved = f"({self._by_device} ({changes}) > bool 0) == 1"
+        return f"(({energy_now} != bool {energy_then}) or ({power_moved}))"
+
+    def disagrees(self) -> str:
+        """Whole GPUs only: on MIG slices the kernel-time gauges are void and read a constant 0."""
+        gauges = self._profile.activity
+        kernel = self._peak(self._fraction(metric) for metric in gauges if metric.kernel_time)
+        profiler = self._peak(
+            self._fraction(metric, whole=True) for metric in gauges if not metric.kernel_time
+        )
+        fraction_of_percent = self._peak(
+            f"({self._activity(metric, whole=True)} % 1)" for metric in gauges if metric.whole_numbers
+        )
+        return (
+            f"(({kernel} > {BUSY_FRACTION} and {profiler} < {SILENT_PROFILER_FRACTION})"
+            f" or ({profiler} > {BUSY_FRACTION} and {kernel} <= {IDLE_KERNEL_FRACTION})"
+            f" or ({fraction_of_percent} > 0))"
+        )
+
+    def rejected(self) -> str:
+        """Devices whose newest raw value has no believable meaning."""
+        illegal = _first_of(self._illegal(metric) for metric in self._profile.activity)
+        return f"{self._by_pod} ({self._with_pod(illegal)})"
+
+    def unattributed(self) -> str:
+        """Devices that name no pod but at most their exporter's.
+
+        Prometheus puts the exporter's own pod on a series that has none. That is told from a workload's pod by the
+        target's `up`, which carries the same job, instance and pod.
+        """
+        plain, exported = self._profile.pod_labels[0], self._profile.pod_labels[-1]
+        target = f"job, instance, {plain.namespace}, {plain.pod}"
+        own = f'{exported.pod}=""'
+        anonymous = [
+            f"({self._activity(metric, own)} and on ({target}) {self._select('up')})"
+            for metric in self._profile.activity
+        ]
+        nameless = [self._activity(metric, f'{own}, {plain.pod}=""') for metric in self._profile.activity]
+        device = f"{self._profile.device}, {self._profile.device_slice}"
+        return f"count(count by ({device}) ({_first_of(anonymous + nameless)}))"
+
+    def clusters(self) -> str:
+        """Equal pod names of two clusters would merge, so more than one value must be refused."""
+        selectors = (self._activity(metric, 'cluster!=""') for metric in self._profile.activity)
+        return f"count(count by (cluster) ({_first_of(selectors)}))"
+
+    def _select(self, name: str, *matchers: str) -> str:
+        inside = ", ".join(
+            text for text in (self._settings.cluster_matcher.strip().rstrip(","), *matchers) if text
+        )
+        return f"{name}{{{inside}}}"
+
+    def _activity(self, metric: ActivityMetric, *matchers: str, whole: bool = False) -> str:
+        """A matcher on the empty value also takes series without the label: whole GPUs."""
+        is_whole = whole or not metric.slices
+        return self._select(
+            metric.name, *((f'{self._profile.device_slice}=""',) if is_whole else ()), *matchers
+        )
+
+    def _fraction(self, metric: ActivityMetric, *, whole: bool = False) -> str:
+        """Samples inside their range as a fraction in 0..1, without the metric's name."""
+        raw = self._activity(metric, whole=whole)
+        believable = f"{raw} >= 0 <= {metric.highest:g}"
+        if metric.whole_numbers:
+            believable = f"({believable}) unless ({raw} % 1 > 0)"
+        return f"clamp_max(({believable}) / {metric.divisor}, 1)"
+
+    def _illegal(self, metric: ActivityMetric) -> str:
+        raw = self._activity(metric)
+        # NaN is unequal to itself, and no comparison but this one keeps it.
+        checks = [f"{raw} < 0", f"{raw} > {metric.highest:g}", f"{raw} != {raw}"]
+        if metric.whole_numbers:
+            checks.append(f"{raw} % 1 > 0")
+        return _first_of(f"({check})" for check in checks)
+
+    def _energy(self, offset: str) -> str:
+        counters = _first_of(
+            f"({self._select(name)}{offset} > 0 < {_ENERGY_LIMIT})" for name in self._profile.energy
+        )
+        return f"{self._by_device} ({counters})"
+
+    def _peak(self, samples: Iterable[str]) -> str:
+        window = f"{_duration(self._settings.disagreement_window)}:{_duration(self._disagreement_step())}"
+        return f"{self._by_device} (max_over_time({_first_of(samples)}[{window}]))"
+
+    def _disagreement_step(self) -> timedelta:
+        return min(_DISAGREEMENT_STEP, max(self._settings.disagreement_window / 4, timedelta(seconds=1)))
+
+    def _with_pod(self, expression: str) -> str:
+        """Copy the pod's name from whichever labels hold it; the last ones applied win."""
+        for labels in self._profile.pod_labels:
+            for to, source in ((NAMESPACE, labels.namespace), (POD, labels.pod)):
+                expression = f'label_replace({expression}, "{to}", "$1", "{source}", "(.+)")'
+        return expression
+
+
+def _first_of(expressions: Iterable[str]) -> str:
+    """Join alternatives: of series with the same labels, the first expression's counts."""
+    return f"({' or '.join(expressions)})"
+
+
+def _duration(span: timedelta) -> str:
+    return f"{round(span.total_seconds() * 1000)}ms"
+
+
+def _seconds(span: timedelta) -> str:
+    return f"{span.total_seconds():g}"
