@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -84,6 +85,15 @@ class Client:
         answer = self._session.get(self.url + path, timeout=self._timeout)
         answer.raise_for_status()
         return answer.text
+
+    def watch(self, path: str, *, version: str, seconds: int = 60) -> Iterator[JsonObject]:
+        """Yield the watch events of a list path after *version* until the server ends the watch after *seconds*."""
+        params = {"watch": "true", "resourceVersion": version, "timeoutSeconds": seconds, "allowWatchBookmarks": "true"}
+        timeouts = (self._timeout, seconds + 10)  # silence is normal; the server closes in time
+        with self._session.get(self.url + path, params=params, stream=True, timeout=timeouts) as answer:
+            answer.raise_for_status()
+            for line in answer.iter_lines():
+                yield json.loads(line)
 
     def apply(self, body: JsonObject, *, manager: str = "tests", force: bool = True) -> JsonObject:
         """Server-side apply an object of any kind and return what the server stored."""
