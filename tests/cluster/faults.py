@@ -193,9 +193,10 @@ class FaultProxy:
             auto_decompress=False,
         )
         # A client that goes away takes its request to the server with it: watches would pile up otherwise.
-        self._runner = web.ServerRunner(web.Server(self._serve, handler_cancellation=True, access_log=None))
+        server = web.Server(self._serve, handler_cancellation=True, access_log=None)
+        self._runner = web.ServerRunner(server, shutdown_timeout=0.1)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", self._port, ssl_context=self._tls, shutdown_timeout=0.1).start()
+        await web.TCPSite(self._runner, "127.0.0.1", self._port, ssl_context=self._tls).start()
 
     async def _close(self) -> None:
         await self._cut_open(re.compile(""))

@@ -79,7 +79,8 @@ def serve(supervisor: Supervisor) -> None:
 
 def main() -> None:
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signum, signal.SIG_IGN)  # the parent decides when its children go: it closes the pipe
+        # The parent decides when its children go: it closes the pipe. Not SIG_IGN, which the children would inherit.
+        signal.signal(signum, lambda *_: None)
     supervisor = Supervisor()
     try:
         serve(supervisor)

@@ -307,6 +307,7 @@ def proxy(cluster: ControlPlane) -> Iterator[FaultProxy]:
 @pytest.fixture
 def through(cluster: ControlPlane, proxy: FaultProxy) -> Iterator[requests.Session]:
     with requests.Session() as session:
+        session.trust_env = False  # REQUESTS_CA_BUNDLE would win against verify
         session.verify = str(cluster.ca_file)
         session.headers["Authorization"] = f"Bearer {cluster.admin_token}"
         yield session
