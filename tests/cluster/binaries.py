@@ -81,7 +81,9 @@ def _envtest() -> Path | None:
         return None
     missing = [name for name in ENVTEST if not (Path(named) / name).is_file()]
     if missing:
-        raise CannotBuild(f"KUBEBUILDER_ASSETS={named} has no {', '.join(missing)}; unset it or complete the folder.")
+        raise CannotBuild(
+            f"KUBEBUILDER_ASSETS={named} has no {', '.join(missing)}; unset it or complete the folder."
+        )
     return Path(named)
 
 
@@ -92,7 +94,12 @@ def _go() -> str:
     least = (int(wanted[1]), int(wanted[2]))
     try:
         version = subprocess.run(
-            ["go", "env", "GOVERSION"], capture_output=True, text=True, check=True, timeout=30, cwd=Path.home()
+            ["go", "env", "GOVERSION"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=30,
+            cwd=Path.home(),
         ).stdout.strip()
     except (FileNotFoundError, subprocess.CalledProcessError) as exc:
         raise CannotBuild(
@@ -114,7 +121,12 @@ def _cache() -> Path:
 def _key(go: str) -> str:
     """Return the cache key: everything that can change the programs."""
     digest = hashlib.sha256()
-    for part in ((TOOLS / "go.mod").read_bytes(), (TOOLS / "go.sum").read_bytes(), *map(str.encode, BUILD_FLAGS), go.encode()):
+    for part in (
+        (TOOLS / "go.mod").read_bytes(),
+        (TOOLS / "go.sum").read_bytes(),
+        *map(str.encode, BUILD_FLAGS),
+        go.encode(),
+    ):
         digest.update(hashlib.sha256(part).digest())
     return digest.hexdigest()[:20]
 
@@ -253,7 +265,10 @@ def main() -> int:
         print(exc, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nStopped; what was compiled so far is kept by Go, the next try goes on from there.", file=sys.stderr)
+        print(
+            "\nStopped; what was compiled so far is kept by Go, the next try goes on from there.",
+            file=sys.stderr,
+        )
         return 130
     print(binaries.folder)
     return 0

@@ -88,7 +88,12 @@ class Client:
 
     def watch(self, path: str, *, version: str, seconds: int = 60) -> Iterator[JsonObject]:
         """Yield the watch events of a list path after *version* until the server ends the watch after *seconds*."""
-        params = {"watch": "true", "resourceVersion": version, "timeoutSeconds": seconds, "allowWatchBookmarks": "true"}
+        params = {
+            "watch": "true",
+            "resourceVersion": version,
+            "timeoutSeconds": seconds,
+            "allowWatchBookmarks": "true",
+        }
         timeouts = (self._timeout, seconds + 10)  # silence is normal; the server closes in time
         with self._session.get(self.url + path, params=params, stream=True, timeout=timeouts) as answer:
             answer.raise_for_status()
@@ -97,7 +102,9 @@ class Client:
 
     def apply(self, body: JsonObject, *, manager: str = "tests", force: bool = True) -> JsonObject:
         """Server-side apply an object of any kind and return what the server stored."""
-        return self.patch(self.path_of(body), body, kind="apply", fieldManager=manager, force=str(force).lower())
+        return self.patch(
+            self.path_of(body), body, kind="apply", fieldManager=manager, force=str(force).lower()
+        )
 
     def path_of(self, body: JsonObject) -> str:
         """Return the path of the object that *body* is a manifest of; namespaced kinds default to `default`."""

@@ -21,7 +21,10 @@ from tests.cluster.processes import Found, Process, Processes, free_port, wait_u
 
 HERE = Path(__file__).parent
 READY_SECONDS = 30
-UNTHROTTLED = ("--kube-api-qps=1000", "--kube-api-burst=2000")  # the default of 20 a second alone costs 4 s at start
+UNTHROTTLED = (
+    "--kube-api-qps=1000",
+    "--kube-api-burst=2000",
+)  # the default of 20 a second alone costs 4 s at start
 # Nothing here has a cloud, and the node addresses are kwok's.
 LEFT_OUT = ("cloud-node-lifecycle", "service-lb", "node-route", "node-ipam")
 USERS = {  # name: groups, as in the API server's token file
@@ -45,11 +48,14 @@ class ControlPlane:
         self.folder = folder
         self.processes = Processes(folder / "logs")
         self.audit_log = folder / "audit.log"
-        self.ca_file = folder / "certificates" / "apiserver.crt"  # the server writes its certificate and its CA here
+        self.ca_file = (
+            folder / "certificates" / "apiserver.crt"
+        )  # the server writes its certificate and its CA here
         self.cert_file = self.ca_file
         self.key_file = folder / "certificates" / "apiserver.key"
         self.url = f"https://127.0.0.1:{free_port()}"
         self._etcd_url = f"http://127.0.0.1:{free_port()}"
+        self.kubectl_path = binaries.path("kubectl")
         self._binaries = binaries
         self._hpa_sync_seconds = hpa_sync_seconds
         self._tokens = {user: secrets.token_hex(16) for user in USERS}
@@ -213,7 +219,9 @@ class ControlPlane:
         """Return a new client whose requests stay out of the audit log, for threads that only look."""
         return self.client_for(self._tokens["observer"])
 
-    def kubeconfig_for(self, token: str, name: str, *, server: str | None = None, ca_file: Path | None = None) -> Path:
+    def kubeconfig_for(
+        self, token: str, name: str, *, server: str | None = None, ca_file: Path | None = None
+    ) -> Path:
         """Write `folder/NAME.kubeconfig` for the holder of *token* and return its path; *server* may be a proxy's URL."""
         server = server or self.url
         cluster: JsonObject = {"server": server}
@@ -232,15 +240,22 @@ class ControlPlane:
         path.write_text(yaml.safe_dump(config))
         return path
 
-    def kubectl(self, *args: str, input: str | None = None, as_token: str | None = None, seconds: float = 60) -> str:  # noqa: A002
+    def kubectl(
+        self, *args: str, stdin: str | None = None, as_token: str | None = None, seconds: float = 60
+    ) -> str:
         """Run the real kubectl and return its stdout; raise KubectlFailed with its words."""
         identity = ["--kubeconfig", str(self.kubeconfig)]
         if as_token is not None:  # a token on the command line loses against the one in a kubeconfig
-            identity = ["--kubeconfig", "/dev/null", f"--server={self.url}", f"--certificate-authority={self.ca_file}"]
+            identity = [
+                "--kubeconfig",
+                "/dev/null",
+                f"--server={self.url}",
+                f"--certificate-authority={self.ca_file}",
+            ]
             identity.append(f"--token={as_token}")
         done = subprocess.run(
-            [self._binaries.path("kubectl"), *identity, "--cache-dir", str(self.folder / "kubectl-cache"), *args],
-            input=input, capture_output=True, text=True, timeout=seconds, check=False,
+            [self.kubectl_path, *identity, "--cache-dir", str(self.folder / "kubectl-cache"), *args],
+            input=stdin, capture_output=True, text=True, timeout=seconds, check=False,
         )  # fmt: skip
         if done.returncode != 0:
             raise KubectlFailed(done.stderr.strip())
@@ -248,7 +263,11 @@ class ControlPlane:
 
     def service_account_token(self, namespace: str, name: str, *, seconds: int = 86400) -> str:
         """Return a token that the server issued for an existing ServiceAccount."""
-        request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": seconds}}
+        request = {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenRequest",
+            "spec": {"expirationSeconds": seconds},
+        }
         path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token"
         token: str = self.client.post(path, request)["status"]["token"]
         return token
@@ -285,6 +304,19 @@ class ControlPlane:
 
     # Filling it
 
+    def apply_crd(self, path: Path) -> str:
+        """Apply the CustomResourceDefinition in *path*, wait until it is served, and return its name."""
+        crd: JsonObject = yaml.safe_load(path.read_text())
+        name: str = crd["metadata"]["name"]
+        self.client.apply(crd)
+        where = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}"
+        self.wait_for(
+            lambda: condition_status(self.client.get(where), "Established") == "True",
+            10,
+            f"the API server serves {name}",
+        )
+        return name
+
     def make_namespace(self, name: str, labels: Mapping[str, str] | None = None) -> None:
         """Make a namespace and wait for its default ServiceAccount, without which no pod can be made in it."""
         self.client.post("/api/v1/namespaces", {"metadata": {"name": name, "labels": dict(labels or {})}})
@@ -311,14 +343,19 @@ class ControlPlane:
             "metadata": {
                 "name": name,
                 "labels": own_labels,
-                "annotations": {"kwok.x-k8s.io/node": "fake", "node-ready.stage.kwok.x-k8s.io/delay": ready_after},
+                "annotations": {
+                    "kwok.x-k8s.io/node": "fake",
+                    "node-ready.stage.kwok.x-k8s.io/delay": ready_after,
+                },
             },
             "spec": {"taints": [dict(taint) for taint in taints]},
             "status": {"capacity": resources, "allocatable": resources},
         }
         made = self.client.post("/api/v1/nodes", node)
         if ready:
-            self.wait_for(lambda: self.node_is_usable(name), 60, f"node {name} Ready and free of its not-ready taint")
+            self.wait_for(
+                lambda: self.node_is_usable(name), 60, f"node {name} Ready and free of its not-ready taint"
+            )
         return made
 
     def node_is_usable(self, name: str) -> bool:
@@ -332,13 +369,17 @@ class ControlPlane:
 
     def make_deployment(self, namespace: str, name: str, **options: Any) -> JsonObject:  # noqa: ANN401
         """Make a Deployment of GPU pods and return it; options as of `gpu_deployment`."""
-        return self.client.post(f"/apis/apps/v1/namespaces/{namespace}/deployments", gpu_deployment(name, **options))
+        return self.client.post(
+            f"/apis/apps/v1/namespaces/{namespace}/deployments", gpu_deployment(name, **options)
+        )
 
     def deployment(self, namespace: str, name: str) -> JsonObject:
         return self.client.get(f"/apis/apps/v1/namespaces/{namespace}/deployments/{name}")
 
     def pods(self, namespace: str, selector: str = "") -> list[JsonObject]:
-        found: list[JsonObject] = self.client.get(f"/api/v1/namespaces/{namespace}/pods", labelSelector=selector)["items"]
+        found: list[JsonObject] = self.client.get(
+            f"/api/v1/namespaces/{namespace}/pods", labelSelector=selector
+        )["items"]
         return found
 
     def wait_ready_replicas(self, namespace: str, name: str, replicas: int, seconds: float = 30) -> None:
@@ -382,7 +423,10 @@ def gpu_deployment(
             "template": {
                 "metadata": {
                     "labels": own_labels,
-                    "annotations": {"pod-ready.stage.kwok.x-k8s.io/delay": ready_after, **(pod_annotations or {})},
+                    "annotations": {
+                        "pod-ready.stage.kwok.x-k8s.io/delay": ready_after,
+                        **(pod_annotations or {}),
+                    },
                 },
                 "spec": {"containers": [container], "tolerations": ANY_TAINT, **(pod_spec or {})},
             },
@@ -401,9 +445,22 @@ def condition_status(body: JsonObject, kind: str) -> str | None:
 
 def _answers(url: str, *, verify: Path | bool = True) -> bool:
     try:
-        return requests.get(url, timeout=2, verify=str(verify) if isinstance(verify, Path) else verify).status_code == 200
+        return (
+            requests.get(
+                url, timeout=2, verify=str(verify) if isinstance(verify, Path) else verify
+            ).status_code
+            == 200
+        )
     except (requests.RequestException, OSError):  # OSError: the certificate is not written yet
         return False
 
 
-__all__ = ["ApiError", "Client", "ControlPlane", "JsonObject", "KubectlFailed", "condition_status", "gpu_deployment"]
+__all__ = [
+    "ApiError",
+    "Client",
+    "ControlPlane",
+    "JsonObject",
+    "KubectlFailed",
+    "condition_status",
+    "gpu_deployment",
+]

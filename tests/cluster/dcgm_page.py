@@ -71,10 +71,22 @@ OLD = Schema(
     driver_label="DCGM_FI_DRIVER_VERSION",
     driver="570.00",
     metrics=(
-        Metric(quantity="utilization", name="DCGM_FI_DEV_GPU_UTIL", kind="gauge", write=lambda v: _whole(v * 100)),
+        Metric(
+            quantity="utilization", name="DCGM_FI_DEV_GPU_UTIL", kind="gauge", write=lambda v: _whole(v * 100)
+        ),
         Metric(quantity="engine_active", name="DCGM_FI_PROF_GR_ENGINE_ACTIVE", kind="gauge", write=_decimal),
-        Metric(quantity="framebuffer_used", name="DCGM_FI_DEV_FB_USED", kind="gauge", write=lambda v: _whole(v / MIB)),
-        Metric(quantity="framebuffer_free", name="DCGM_FI_DEV_FB_FREE", kind="gauge", write=lambda v: _whole(v / MIB)),
+        Metric(
+            quantity="framebuffer_used",
+            name="DCGM_FI_DEV_FB_USED",
+            kind="gauge",
+            write=lambda v: _whole(v / MIB),
+        ),
+        Metric(
+            quantity="framebuffer_free",
+            name="DCGM_FI_DEV_FB_FREE",
+            kind="gauge",
+            write=lambda v: _whole(v / MIB),
+        ),
         Metric(quantity="power", name="DCGM_FI_DEV_POWER_USAGE", kind="gauge", write=_decimal),
         Metric(
             quantity="energy",
@@ -91,7 +103,9 @@ NEW = Schema(
     driver="590.00",
     metrics=(
         Metric(quantity="utilization", name="DCGM_FI_DEV_GPU_UTIL_RATIO", kind="gauge", write=_decimal),
-        Metric(quantity="engine_active", name="DCGM_FI_PROF_GR_ENGINE_UTIL_RATIO", kind="gauge", write=_decimal),
+        Metric(
+            quantity="engine_active", name="DCGM_FI_PROF_GR_ENGINE_UTIL_RATIO", kind="gauge", write=_decimal
+        ),
         Metric(quantity="framebuffer_used", name="DCGM_FI_DEV_FB_USED_BYTES", kind="gauge", write=_whole),
         Metric(quantity="framebuffer_free", name="DCGM_FI_DEV_FB_FREE_BYTES", kind="gauge", write=_whole),
         Metric(quantity="power", name="DCGM_FI_DEV_BOARD_POWER_WATTS", kind="gauge", write=_decimal),
@@ -124,7 +138,11 @@ def _labels(reading: Reading, schema: Schema) -> str:
         schema.driver_label: schema.driver,
     }
     if reading.pod is not None:
-        pairs |= {"container": reading.pod.container, "namespace": reading.pod.namespace, "pod": reading.pod.name}
+        pairs |= {
+            "container": reading.pod.container,
+            "namespace": reading.pod.namespace,
+            "pod": reading.pod.name,
+        }
     return _braces(pairs)
 
 
@@ -151,7 +169,12 @@ def vllm_page(readings: Iterable[EngineReading]) -> str:
     for name, value_of in columns:
         lines.append(f"# TYPE {name} gauge")
         for row in rows:
-            labels = {"namespace": row.pod.namespace, "pod": row.pod.name, "model_name": row.model, "engine": "0"}
+            labels = {
+                "namespace": row.pod.namespace,
+                "pod": row.pod.name,
+                "model_name": row.model,
+                "engine": "0",
+            }
             lines.append(f"{name}{_braces(labels)} {_decimal(value_of(row))}")
     return "\n".join(lines) + "\n"
 

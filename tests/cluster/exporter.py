@@ -203,7 +203,9 @@ class Exporter:
         return NEW if self.schema == "new" else OLD
 
     def _current_pods(self) -> list[Pod]:
-        return sorted(filter(None, map(_pod, self._pods.objects())), key=lambda pod: (pod.ref.namespace, pod.ref.name))
+        return sorted(
+            filter(None, map(_pod, self._pods.objects())), key=lambda pod: (pod.ref.namespace, pod.ref.name)
+        )
 
     def _readings(self, now: float) -> list[Reading]:
         nodes = {node["metadata"]["name"]: node for node in self._nodes.objects() if _gpus_of(node)}
@@ -357,7 +359,9 @@ def _gpus_of(node: JsonObject) -> int:
 def _pod(body: JsonObject) -> Pod | None:
     """Return what matters of a pod that holds GPUs; None for any other."""
     metadata, spec, status = body["metadata"], body["spec"], body.get("status", {})
-    holders = [(c["name"], int(c.get("resources", {}).get("limits", {}).get(GPU, 0))) for c in spec["containers"]]
+    holders = [
+        (c["name"], int(c.get("resources", {}).get("limits", {}).get(GPU, 0))) for c in spec["containers"]
+    ]
     gpus = sum(count for _, count in holders)
     if not gpus or "nodeName" not in spec or status.get("phase") in ("Succeeded", "Failed"):
         return None
@@ -445,7 +449,10 @@ def _handler(exporter: Exporter) -> type[BaseHTTPRequestHandler]:
             try:
                 self._say(200, _set(exporter, url.path.strip("/").split("/"), asked) + "\n")
             except (ValueError, KeyError) as exc:
-                self._say(400, f"{exc}; try PUT /demand/NS/NAME?replicas=3.2 or PUT /fault?kind={'|'.join(Fault)}|none\n")
+                self._say(
+                    400,
+                    f"{exc}; try PUT /demand/NS/NAME?replicas=3.2 or PUT /fault?kind={'|'.join(Fault)}|none\n",
+                )
 
         def _say(self, code: int, text: str, kind: str = "text/plain; version=0.0.4") -> None:
             body = text.encode()

@@ -72,9 +72,18 @@ class Lose:
 Action = Answer | Delay | Cut | Drip | Hang | Lose
 
 
-def kube_error(status: int, reason: str, message: str = "", *, retry_after_seconds: int | None = None) -> Answer:
+def kube_error(
+    status: int, reason: str, message: str = "", *, retry_after_seconds: int | None = None
+) -> Answer:
     """Return the answer by which an API server refuses: a metav1 Status."""
-    body = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "message": message, "code": status}
+    body = {
+        "kind": "Status",
+        "apiVersion": "v1",
+        "status": "Failure",
+        "reason": reason,
+        "message": message,
+        "code": status,
+    }
     headers = {} if retry_after_seconds is None else {"Retry-After": str(retry_after_seconds)}
     return Answer(status=status, body=json.dumps(body).encode(), headers=headers)
 
@@ -88,7 +97,9 @@ def html_error(status: int = 502) -> Answer:
 class Rule:
     """One fault in force; `hits` counts the requests that it befell."""
 
-    def __init__(self, *, action: Action, method: str | None, path: str, times: int | None, after: int) -> None:
+    def __init__(
+        self, *, action: Action, method: str | None, path: str, times: int | None, after: int
+    ) -> None:
         self.action = action
         self.hits = 0
         self._method = method
@@ -149,7 +160,13 @@ class FaultProxy:
     # What tests set and read
 
     def add(
-        self, action: Action, *, method: str | None = None, path: str = "", times: int | None = None, after: int = 0
+        self,
+        action: Action,
+        *,
+        method: str | None = None,
+        path: str = "",
+        times: int | None = None,
+        after: int = 0,
     ) -> Rule:
         """Put *action* on requests whose path matches the regular expression *path*, at most *times*, sparing the first *after*.
 
@@ -189,7 +206,9 @@ class FaultProxy:
         upstream_tls = ssl.create_default_context(cafile=self._ca_file) if self._ca_file else True
         self._session = ClientSession(
             connector=TCPConnector(ssl=upstream_tls, limit=0),
-            timeout=ClientTimeout(total=None, connect=10),  # a watch is open for minutes; its ends are both local
+            timeout=ClientTimeout(
+                total=None, connect=10
+            ),  # a watch is open for minutes; its ends are both local
             auto_decompress=False,
         )
         # A client that goes away takes its request to the server with it: watches would pile up otherwise.
@@ -213,7 +232,9 @@ class FaultProxy:
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         with self._lock:
             self.requests[request.method, request.path_qs] += 1
-            action = next((rule.action for rule in self._rules if rule.takes(request.method, request.path_qs)), None)
+            action = next(
+                (rule.action for rule in self._rules if rule.takes(request.method, request.path_qs)), None
+            )
         work = asyncio.ensure_future(self._carry_out(request, action))
         self._open[work] = request.path_qs
         try:
@@ -229,7 +250,10 @@ class FaultProxy:
         match action:
             case Answer():
                 return web.Response(
-                    status=action.status, body=action.body, content_type=action.content_type, headers=action.headers
+                    status=action.status,
+                    body=action.body,
+                    content_type=action.content_type,
+                    headers=action.headers,
                 )
             case Hang():
                 await asyncio.Event().wait()

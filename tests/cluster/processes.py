@@ -17,7 +17,9 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 SUPERVISOR = Path(__file__).with_name("supervisor.py")
-PORTS = range(20000, 32000)  # below what Linux and macOS hand out for outgoing connections, so none of those can take it
+PORTS = range(
+    20000, 32000
+)  # below what Linux and macOS hand out for outgoing connections, so none of those can take it
 
 Found = TypeVar("Found")
 _handed_out: set[int] = set()
@@ -181,7 +183,9 @@ def _await_ready(process: Process, ready: Callable[[], bool], seconds: float) ->
     while not ready():
         code = process.returncode()
         if code is not None or time.monotonic() >= deadline:
-            happened = f"ended with code {code}" if code is not None else f"was not ready within {seconds:g} s"
+            happened = (
+                f"ended with code {code}" if code is not None else f"was not ready within {seconds:g} s"
+            )
             tail = process.tail()
             process.stop()
             raise NotReady(f"{process.name} {happened}. The end of {process.log}:\n{tail}")

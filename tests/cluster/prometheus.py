@@ -138,8 +138,12 @@ class Prometheus:
         """Return the series of an instant query, now or at Unix time *at*; raise QueryFailed."""
         params: dict[str, Any] = {"query": expr} if at is None else {"query": expr, "time": at}
         data = self._answer(self._session.post(f"{self.url}/api/v1/query", data=params, timeout=ASK_SECONDS))
-        results = [{"metric": {}, "value": data["result"]}] if data["resultType"] == "scalar" else data["result"]
-        return [Sample(labels=r["metric"], value=float(r["value"][1]), at=float(r["value"][0])) for r in results]
+        results = (
+            [{"metric": {}, "value": data["result"]}] if data["resultType"] == "scalar" else data["result"]
+        )
+        return [
+            Sample(labels=r["metric"], value=float(r["value"][1]), at=float(r["value"][0])) for r in results
+        ]
 
     def value(self, expr: str) -> float | None:
         """Return the value of a query that answers at most one series; None where it answers none."""

@@ -27,7 +27,13 @@ class Supervisor:
     def start(self, argv: list[str], env: dict[str, str], cwd: str, log: str) -> int:
         with open(log, "ab") as output:  # noqa: PTH123 - no pathlib here: this script starts in 30 ms without it
             child = subprocess.Popen(
-                argv, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+                argv,
+                env=env,
+                cwd=cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
             )
         self._children[child.pid] = child
         return child.pid

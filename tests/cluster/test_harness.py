@@ -76,16 +76,21 @@ def test_a_pod_that_does_not_fit_stays_pending_as_unschedulable(
     assert "Insufficient nvidia.com/gpu" in pod["status"]["conditions"][0]["message"]
 
 
-def test_a_crash_looping_pod_never_turns_ready(cluster: ControlPlane, nodes: list[str], namespace: str) -> None:
+def test_a_crash_looping_pod_never_turns_ready(
+    cluster: ControlPlane, nodes: list[str], namespace: str
+) -> None:
     cluster.make_deployment(namespace, "llm", crash=True, pod_spec=ON_HARNESS_NODES)
 
     pod = cluster.wait_for(
-        lambda: [p for p in cluster.pods(namespace) if p["status"].get("containerStatuses")], 10, "the pod runs"
+        lambda: [p for p in cluster.pods(namespace) if p["status"].get("containerStatuses")],
+        10,
+        "the pod runs",
     )[0]
     container = cluster.wait_for(
         lambda: (
             state
-            if "CrashLoopBackOff" in str(state := cluster.pods(namespace)[0]["status"]["containerStatuses"][0])
+            if "CrashLoopBackOff"
+            in str(state := cluster.pods(namespace)[0]["status"]["containerStatuses"][0])
             else None
         ),
         10,
@@ -108,7 +113,9 @@ def test_the_audit_log_tells_who_wrote_what(cluster: ControlPlane, nodes: list[s
     assert event["requestObject"]["spec"]["replicas"] == 1
 
 
-def test_a_service_account_token_has_no_more_rights_than_its_roles(cluster: ControlPlane, namespace: str) -> None:
+def test_a_service_account_token_has_no_more_rights_than_its_roles(
+    cluster: ControlPlane, namespace: str
+) -> None:
     client = cluster.client_for(cluster.service_account_token(namespace, "default"))
 
     with pytest.raises(ApiError) as refused:
@@ -141,7 +148,9 @@ def test_prometheus_stores_the_workload_as_exported_pod(
     assert [s.value for s in samples] == [75, 75]
 
 
-def test_with_honor_labels_the_workload_stays_pod(busy: str, exporter: Exporter, prometheus: Prometheus) -> None:
+def test_with_honor_labels_the_workload_stays_pod(
+    busy: str, exporter: Exporter, prometheus: Prometheus
+) -> None:
     prometheus.set_targets([exporter.target(honor_labels=True)])
     try:
         prometheus.wait_scraped()
@@ -153,15 +162,16 @@ def test_with_honor_labels_the_workload_stays_pod(busy: str, exporter: Exporter,
 
 
 @pytest.mark.parametrize(
-    ("schema", "query", "value"),
+    ("schema", "query_and_value"),
     [
-        pytest.param("old", "DCGM_FI_DEV_GPU_UTIL", 75, id="old names, percent"),
-        pytest.param("new", "DCGM_FI_DEV_GPU_UTIL_RATIO", 0.75, id="4.9 names, ratio"),
+        pytest.param("old", ("DCGM_FI_DEV_GPU_UTIL", 75), id="old names, percent"),
+        pytest.param("new", ("DCGM_FI_DEV_GPU_UTIL_RATIO", 0.75), id="4.9 names, ratio"),
     ],
 )
 def test_each_schema_writes_its_own_unit(
-    busy: str, exporter: Exporter, prometheus: Prometheus, schema: str, query: str, value: float
+    busy: str, exporter: Exporter, prometheus: Prometheus, schema: str, query_and_value: tuple[str, float]
 ) -> None:
+    query, value = query_and_value
     exporter.schema = schema  # type: ignore[assignment]  # one of the literals above
     try:
         prometheus.wait_scraped()
@@ -200,9 +210,13 @@ def test_energy_counts_up_with_the_power(busy: str, prometheus: Prometheus) -> N
     before = time.time()
     wait_until(lambda: time.time() - before > 3, 5, "three scrapes pass")
 
-    joules = prometheus.query(f'idelta(DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION{{exported_namespace="{busy}"}}[5s]) / 1000')
+    joules = prometheus.query(
+        f'idelta(DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION{{exported_namespace="{busy}"}}[5s]) / 1000'
+    )
 
-    assert [s.value for s in joules] == [pytest.approx(542.5, rel=0.1)] * 2  # 70 W idle + 75 % of 630 W, for one second
+    assert [s.value for s in joules] == [
+        pytest.approx(542.5, rel=0.1)
+    ] * 2  # 70 W idle + 75 % of 630 W, for one second
 
 
 def test_work_that_does_not_fit_waits_in_the_engine_queue(
@@ -328,7 +342,9 @@ def test_the_proxy_passes_everything_through_unchanged(
 def test_the_proxy_answers_429_in_the_servers_place_as_often_as_told(
     proxy: FaultProxy, through: requests.Session
 ) -> None:
-    rule = proxy.add(kube_error(429, "TooManyRequests", retry_after_seconds=1), method="GET", path=NODES, times=2)
+    rule = proxy.add(
+        kube_error(429, "TooManyRequests", retry_after_seconds=1), method="GET", path=NODES, times=2
+    )
 
     codes = [through.get(proxy.url + NODES, timeout=5).status_code for _ in range(3)]
 
@@ -372,7 +388,9 @@ def test_a_lost_answer_still_changes_the_server(
 
     with pytest.raises(requests.ConnectionError):
         through.post(
-            f"{proxy.url}/api/v1/namespaces/{namespace}/configmaps", json={"metadata": {"name": "kept"}}, timeout=5
+            f"{proxy.url}/api/v1/namespaces/{namespace}/configmaps",
+            json={"metadata": {"name": "kept"}},
+            timeout=5,
         )
 
     assert cluster.client.find(f"/api/v1/namespaces/{namespace}/configmaps/kept") is not None
@@ -399,7 +417,9 @@ def test_a_watch_streams_through_and_can_be_cut(
 
 def test_a_program_that_is_not_ready_in_time_shows_the_end_of_its_log(tmp_path: Path) -> None:
     with Processes(tmp_path) as processes, pytest.raises(NotReady, match="port 1 is taken"):
-        processes.start("server", ["sh", "-c", "echo port 1 is taken; sleep 60"], ready=lambda: False, seconds=0.3)
+        processes.start(
+            "server", ["sh", "-c", "echo port 1 is taken; sleep 60"], ready=lambda: False, seconds=0.3
+        )
 
 
 def test_a_program_that_ends_early_says_its_code(tmp_path: Path) -> None:
