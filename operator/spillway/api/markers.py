@@ -12,6 +12,9 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 BUILT_IN_KEY = "x-spillway-built-in"
 """Carries a setting's built-in from the models to CRD descriptions and the field reference; never reaches a CRD."""
 
+FORM_KEY = "x-spillway-form"
+"""Says a pattern in words, for messages and the field reference; never reaches a CRD."""
+
 RULE_ERROR = "rule"
 
 
@@ -134,6 +137,19 @@ class Truncated:
         if isinstance(value, str) and len(value) > self.length:
             return value[: self.length - 1] + "…"
         return value
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What a text with a pattern looks like, in words."""
+
+    words: str
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Keep the words beside the pattern."""
+        return handler(schema) | {FORM_KEY: self.words}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

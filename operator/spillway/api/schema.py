@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, Final
 
-from spillway.api.markers import BUILT_IN_KEY, ApiModel
+from spillway.api.markers import BUILT_IN_KEY, FORM_KEY, ApiModel
 
 Schema = dict[str, Any]
 
@@ -13,7 +13,7 @@ _COPIED: Final = frozenset(
         "type", "description", "enum", "format", "pattern", "required", "default",
         "minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems", "maxProperties",
         "x-kubernetes-list-type", "x-kubernetes-list-map-keys", "x-kubernetes-map-type", "x-kubernetes-validations",
-        BUILT_IN_KEY,
+        BUILT_IN_KEY, FORM_KEY,
     }
 )  # fmt: skip
 _NOISE: Final = frozenset({"title", "$defs"})
@@ -35,6 +35,19 @@ def structural(model: type[ApiModel], root: str) -> Schema:
     """
     raw = model.model_json_schema(by_alias=True, mode="validation")
     return _rewrite(raw, raw.get("$defs", {}), root, ())
+
+
+def for_server(schema: Schema) -> Schema:
+    """Return *schema* without our own keys; a built-in moves into the description, where `kubectl explain` shows it."""
+    result = {key: value for key, value in schema.items() if key not in {BUILT_IN_KEY, FORM_KEY}}
+    if BUILT_IN_KEY in schema:
+        result["description"] = f"{schema['description']} Built-in: {schema[BUILT_IN_KEY]}."
+    if "properties" in schema:
+        result["properties"] = {name: for_server(child) for name, child in schema["properties"].items()}
+    for key in ("items", "additionalProperties"):
+        if key in schema:
+            result[key] = for_server(schema[key])
+    return result
 
 
 def at_path(schema: Schema, path: tuple[str | int, ...]) -> Schema | None:
@@ -61,9 +74,11 @@ def describe(schema: Schema) -> str:
         case "string":
             return _describe_text(schema)
         case "array":
-            return f"a list{_span(schema.get('minItems'), schema.get('maxItems'))} items"
+            return _describe_list(schema)
         case "boolean":
             return "true or false"
+        case _ if "additionalProperties" in schema:
+            return f"a map of at most {schema['maxProperties']} entries"
         case _:
             return "an object"
 
@@ -77,16 +92,19 @@ def _span(low: int | None, high: int | None) -> str:
         case _, None:
             return f" of at least {low}"
         case _:
-            return f" from {low} to {high}" if low != high else f" of exactly {low}"
+            return f" from {low} to {high}"
+
+
+def _describe_list(schema: Schema) -> str:
+    low, high = schema.get("minItems", 0), schema["maxItems"]
+    counts = str(high) if low == high else f"{low} to {high}"
+    return f"a list of {counts} item{'' if counts == '1' else 's'}"
 
 
 def _describe_text(schema: Schema) -> str:
     if schema.get("format") == "date-time":
         return "a time such as 2026-11-22T09:00:00Z"
-    words = [f"text of at most {schema['maxLength']} characters"]
-    if "pattern" in schema:
-        words.append(f"matching {schema['pattern']}")
-    return " ".join(words)
+    return f"{schema.get(FORM_KEY, 'text')}, at most {schema['maxLength']} characters"
 
 
 def _rewrite(node: Schema, definitions: Mapping[str, Schema], path: str, seen: tuple[str, ...]) -> Schema:

@@ -15,6 +15,7 @@ from spillway.api.markers import (
     BUILT_IN_KEY,
     ApiModel,
     AtomicList,
+    Form,
     Kind,
     ListMap,
     ListSet,
@@ -31,27 +32,36 @@ MAX_DECISIONS: Final = 10
 INT32_MAX: Final = 2_147_483_647
 
 Whole = Annotated[int, Strict()]
-DnsLabel = Annotated[str, StringConstraints(max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
+DnsLabel = Annotated[
+    str,
+    StringConstraints(max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"),
+    Form("a name of lower-case letters, digits and '-'"),
+]
 DnsName = Annotated[
     str,
     StringConstraints(
         max_length=253, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
     ),
+    Form("a name of lower-case letters, digits, '-' and '.'"),
 ]
 LabelKey = Annotated[
     str,
     StringConstraints(
         min_length=1, max_length=317, pattern=r"^([a-z0-9.-]+/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
     ),
+    Form("a label key"),
 ]
 LabelValue = Annotated[
-    str, StringConstraints(max_length=63, pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$")
+    str,
+    StringConstraints(max_length=63, pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"),
+    Form("a label value"),
 ]
 CostLabel = Annotated[
     str,
     StringConstraints(
         min_length=1, max_length=128, pattern=r"^[A-Za-z0-9]([A-Za-z0-9 ._/:@+-]*[A-Za-z0-9])?$"
     ),
+    Form("letters, digits, spaces and any of . _ / : @ + - inside"),
 ]
 Short = Annotated[str, Truncated(128)]
 Long = Annotated[str, Truncated(1024)]
