@@ -115,6 +115,7 @@ class KubeClient:
     async def close(self) -> None:
         """Close every connection, watches included; the client is of no use afterwards."""
         await self._rest.close()
+        await asyncio.sleep(0)  # TLS connections take one more turn of the loop to let go of their sockets
 
     async def request(
         self,
@@ -162,7 +163,7 @@ class KubeClient:
         try:
             yield Lines(response, call)
         finally:
-            response.close()
+            _abandon(response)
 
     async def _exchange(self, message: _Message) -> JsonObject:
         response = await self._send(message)
@@ -293,6 +294,14 @@ class Lines:
         self._whole.extend(line for line in whole if line.strip())
         if len(self._rest) > MAX_LINE_BYTES:
             raise ServerError(self._call, f"a watch line is longer than {MAX_LINE_BYTES // 2**20} MiB")
+
+
+def _abandon(response: aiohttp.ClientResponse) -> None:
+    """Drop a stream's connection at once: a polite TLS goodbye would wait up to 30 s for a server that hangs."""
+    connection = response.connection
+    if connection is not None and connection.transport is not None:
+        connection.transport.abort()
+    response.close()
 
 
 async def _refusal(call: Call, response: aiohttp.ClientResponse) -> KubeError:
