@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from tests.cluster import binaries
+from tests.cluster.client import ApiError
 from tests.cluster.controlplane import ControlPlane
 from tests.cluster.exporter import Exporter
 from tests.cluster.processes import Overdue
@@ -31,7 +32,7 @@ def main() -> int:
             print(_start(programs, stack), flush=True)
             ended.wait()
             print("\nStopping …", flush=True)
-    except (binaries.CannotBuild, Overdue) as exc:
+    except (binaries.CannotBuild, Overdue, ApiError) as exc:
         print(exc, file=sys.stderr)
         return 1
     return 0

@@ -88,7 +88,7 @@ class Client:
 
     def watch(self, path: str, *, version: str, seconds: int = 60) -> Iterator[JsonObject]:
         """Yield the watch events of a list path after *version* until the server ends the watch after *seconds*."""
-        params = {
+        params: dict[str, str | int] = {
             "watch": "true",
             "resourceVersion": version,
             "timeoutSeconds": seconds,

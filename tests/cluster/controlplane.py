@@ -144,7 +144,7 @@ class ControlPlane:
                 f"--audit-log-path={self.audit_log}",
                 "--audit-log-maxsize=4096",  # MB, so that no test run sees it rotated
             ],
-            ready=lambda: _answers(f"{self.url}/readyz", verify=self.ca_file),
+            ready=lambda: _answers(f"{self.url}/readyz", ca_file=self.ca_file),
             seconds=READY_SECONDS,
         )
 
@@ -272,7 +272,7 @@ class ControlPlane:
         token: str = self.client.post(path, request)["status"]["token"]
         return token
 
-    def wait_for(self, predicate: Callable[[], Found], seconds: float, what: str) -> Found:
+    def wait_for(self, predicate: Callable[[], Found | None], seconds: float, what: str) -> Found:
         """Return the first truthy answer of *predicate*; raise `Overdue` naming *what*."""
         return wait_until(predicate, seconds, what)
 
@@ -386,8 +386,12 @@ class ControlPlane:
         """Wait until the Deployment has exactly *replicas* pods, all of them Ready."""
 
         def settled() -> bool:
-            status = self.deployment(namespace, name)["status"]
-            return status.get("replicas", 0) == status.get("readyReplicas", 0) == replicas
+            found = self.deployment(namespace, name)
+            status = found["status"]
+            counts = {status.get("replicas", 0), status.get("readyReplicas", 0)}
+            return (
+                counts == {replicas} and status.get("observedGeneration") == found["metadata"]["generation"]
+            )
 
         self.wait_for(settled, seconds, f"{namespace}/{name} has {replicas} ready replicas and no other")
 
@@ -436,21 +440,16 @@ def gpu_deployment(
 
 def condition_status(body: JsonObject, kind: str) -> str | None:
     """Return the status ("True", "False", "Unknown") of the condition of type *kind*; None where there is none."""
-    for condition in body.get("status", {}).get("conditions", []):
+    for condition in body.get("status", {}).get("conditions") or []:  # a new CRD's conditions are null
         if condition["type"] == kind:
             status: str = condition["status"]
             return status
     return None
 
 
-def _answers(url: str, *, verify: Path | bool = True) -> bool:
+def _answers(url: str, *, ca_file: Path | None = None) -> bool:
     try:
-        return (
-            requests.get(
-                url, timeout=2, verify=str(verify) if isinstance(verify, Path) else verify
-            ).status_code
-            == 200
-        )
+        return requests.get(url, timeout=2, verify=str(ca_file) if ca_file else True).ok
     except (requests.RequestException, OSError):  # OSError: the certificate is not written yet
         return False
 

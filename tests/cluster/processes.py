@@ -53,7 +53,7 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def wait_until(predicate: Callable[[], Found], seconds: float, what: str, every: float = 0.1) -> Found:
+def wait_until(predicate: Callable[[], Found | None], seconds: float, what: str, every: float = 0.1) -> Found:
     """Return the first truthy answer of *predicate*; raise `Overdue` naming *what* after *seconds*."""
     deadline = time.monotonic() + seconds
     while not (answer := predicate()):

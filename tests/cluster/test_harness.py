@@ -17,6 +17,7 @@ from tests.cluster.client import ApiError
 from tests.cluster.controlplane import ControlPlane, condition_status
 from tests.cluster.exporter import Exporter, Fault
 from tests.cluster.faults import Cut, Delay, Drip, FaultProxy, Hang, Lose, kube_error
+from tests.cluster.metrics_api import MetricsApi
 from tests.cluster.processes import NotReady, Processes, wait_until
 from tests.cluster.prometheus import Prometheus
 
@@ -82,23 +83,13 @@ def test_a_crash_looping_pod_never_turns_ready(
     cluster.make_deployment(namespace, "llm", crash=True, pod_spec=ON_HARNESS_NODES)
 
     pod = cluster.wait_for(
-        lambda: [p for p in cluster.pods(namespace) if p["status"].get("containerStatuses")],
+        lambda: next((p for p in cluster.pods(namespace) if "CrashLoopBackOff" in str(p["status"])), None),
         10,
-        "the pod runs",
-    )[0]
-    container = cluster.wait_for(
-        lambda: (
-            state
-            if "CrashLoopBackOff"
-            in str(state := cluster.pods(namespace)[0]["status"]["containerStatuses"][0])
-            else None
-        ),
-        10,
-        "the container crash-loops",
+        "the pod crash-loops",
     )
 
     assert condition_status(pod, "Ready") == "False"
-    assert container["restartCount"] > 0
+    assert pod["status"]["containerStatuses"][0]["restartCount"] > 0
 
 
 def test_the_audit_log_tells_who_wrote_what(cluster: ControlPlane, nodes: list[str], namespace: str) -> None:
@@ -305,6 +296,32 @@ def test_history_can_be_loaded_before_now(tmp_path: Path, prometheus: Prometheus
     prometheus.backfill(f"# TYPE loaded gauge\n{lines}# EOF\n")
 
     assert [s.value for s in prometheus.query("loaded", at=yesterday + 60 * 3)] == [3]
+
+
+def test_an_aggregated_api_on_loopback_feeds_a_real_hpa(
+    cluster: ControlPlane, nodes: list[str], namespace: str
+) -> None:
+    cluster.make_deployment(namespace, "llm", pod_spec=ON_HARNESS_NODES)
+
+    with MetricsApi(namespace, value=6, cert_file=cluster.cert_file, key_file=cluster.key_file) as metrics:
+        metrics.register(cluster.client)
+        cluster.client.apply(_hpa(namespace, "llm", average_value="2"))
+
+        cluster.wait_ready_replicas(namespace, "llm", 3)
+
+
+def _hpa(namespace: str, name: str, *, average_value: str) -> dict[str, object]:
+    queue = {"metric": {"name": "queue"}, "target": {"type": "AverageValue", "averageValue": average_value}}
+    return {
+        "apiVersion": "autoscaling/v2",
+        "kind": "HorizontalPodAutoscaler",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": name},
+            "maxReplicas": 5,
+            "metrics": [{"type": "External", "external": queue}],
+        },
+    }
 
 
 # The proxy
