@@ -25,10 +25,8 @@ IDLE_KERNEL_FRACTION = (
     0.01  # One percent of an integer gauge: what a full GPU reads when percent became a ratio.
 )
 
-# Prometheus looks back 5 minutes for a sample, so nothing older is ever known; the steps cost little at 15 s.
-_AGE_WINDOW = "5m:15s"
-# Two collections of an exporter that measures every 30 s always leave a reading at this distance.
-_DISAGREEMENT_STEP = timedelta(seconds=30)
+# How finely a failed scrape's last good one is looked for, and so by how much an age may be overstated then.
+_AGE_STEP = timedelta(seconds=15)
 # A year of a 1.2 kW device is 4e13 mJ; the exporters' blank sentinel is 9.2e18.
 _ENERGY_LIMIT = "1e16"
 
@@ -125,8 +123,10 @@ class _Expressions:
         scrape always fails.
         """
         selectors = [self._activity(metric) for metric in self._profile.activity]
+        step = min(_AGE_STEP, self._settings.step)
+        window = f"{_duration(self._settings.stale_after + step)}:{_duration(step)}"
         now = [f"timestamp({selector})" for selector in selectors]
-        before = [f"max_over_time(timestamp({selector})[{_AGE_WINDOW}])" for selector in selectors]
+        before = [f"max_over_time(timestamp({selector})[{window}])" for selector in selectors]
         return f"{self._by_pod} ({self._with_pod(_first_of(now + before))})"
 
     def alive(self) -> str:
@@ -140,24 +140,26 @@ class _Expressions:
         return f"(({energy_now} != bool {energy_then}) or ({power_moved}))"
 
     def disagrees(self) -> str:
-        """Whole GPUs only: on MIG slices the kernel-time gauges are void and read a constant 0."""
+        """Whole GPUs only: on MIG slices the kernel-time gauges are void and read a constant 0.
+
+        One raw sample out of range hides the device's peak, and with it the contradiction, until it leaves the window. That
+        is cheaper by far than looking at each sample, and `rejected` has seen it by then.
+        """
         gauges = self._profile.activity
-        kernel = self._peak(self._fraction(metric) for metric in gauges if metric.kernel_time)
-        profiler = self._peak(
-            self._fraction(metric, whole=True) for metric in gauges if not metric.kernel_time
-        )
-        fraction_of_percent = self._peak(
-            f"({self._activity(metric, whole=True)} % 1)" for metric in gauges if metric.whole_numbers
-        )
+        kernel = self._peak(metric for metric in gauges if metric.kernel_time)
+        profiler = self._peak(metric for metric in gauges if not metric.kernel_time)
         return (
             f"(({kernel} > {BUSY_FRACTION} and {profiler} < {SILENT_PROFILER_FRACTION})"
             f" or ({profiler} > {BUSY_FRACTION} and {kernel} <= {IDLE_KERNEL_FRACTION})"
-            f" or ({fraction_of_percent} > 0))"
+            f" or {self._rescaled()})"
         )
 
     def rejected(self) -> str:
-        """Devices whose newest raw value has no believable meaning."""
-        illegal = _first_of(self._illegal(metric) for metric in self._profile.activity)
+        """Devices whose newest raw value has no believable meaning; NaN is no number that any range holds."""
+        illegal = _first_of(
+            f"({self._activity(metric)} unless ({_believable(metric, self._activity(metric))}))"
+            for metric in self._profile.activity
+        )
         return f"{self._by_pod} ({self._with_pod(illegal)})"
 
     def unattributed(self) -> str:
@@ -190,26 +192,14 @@ class _Expressions:
 
     def _activity(self, metric: ActivityMetric, *matchers: str, whole: bool = False) -> str:
         """A matcher on the empty value also takes series without the label: whole GPUs."""
-        is_whole = whole or not metric.slices
-        return self._select(
-            metric.name, *((f'{self._profile.device_slice}=""',) if is_whole else ()), *matchers
-        )
+        if whole or not metric.slices:
+            matchers = (f'{self._profile.device_slice}=""', *matchers)
+        return self._select(metric.name, *matchers)
 
-    def _fraction(self, metric: ActivityMetric, *, whole: bool = False) -> str:
-        """Samples inside their range as a fraction in 0..1, without the metric's name."""
-        raw = self._activity(metric, whole=whole)
-        believable = f"{raw} >= 0 <= {metric.highest:g}"
-        if metric.whole_numbers:
-            believable = f"({believable}) unless ({raw} % 1 > 0)"
+    def _fraction(self, metric: ActivityMetric) -> str:
+        """Believable samples as a fraction in 0..1, without the metric's name."""
+        believable = _believable(metric, self._activity(metric))
         return f"clamp_max(({believable}) / {metric.divisor}, 1)"
-
-    def _illegal(self, metric: ActivityMetric) -> str:
-        raw = self._activity(metric)
-        # NaN is unequal to itself, and no comparison but this one keeps it.
-        checks = [f"{raw} < 0", f"{raw} > {metric.highest:g}", f"{raw} != {raw}"]
-        if metric.whole_numbers:
-            checks.append(f"{raw} % 1 > 0")
-        return _first_of(f"({check})" for check in checks)
 
     def _energy(self, offset: str) -> str:
         counters = _first_of(
@@ -217,12 +207,25 @@ class _Expressions:
         )
         return f"{self._by_device} ({counters})"
 
-    def _peak(self, samples: Iterable[str]) -> str:
-        window = f"{_duration(self._settings.disagreement_window)}:{_duration(self._disagreement_step())}"
-        return f"{self._by_device} (max_over_time({_first_of(samples)}[{window}]))"
+    def _peak(self, metrics: Iterable[ActivityMetric]) -> str:
+        peaks = _first_of(
+            f"(max_over_time({self._over_disagreement(metric)}) >= 0 <= {metric.highest:g}) / {metric.divisor}"
+            for metric in metrics
+        )
+        return f"{self._by_device} ({peaks})"
 
-    def _disagreement_step(self) -> timedelta:
-        return min(_DISAGREEMENT_STEP, max(self._settings.disagreement_window / 4, timedelta(seconds=1)))
+    def _rescaled(self) -> str:
+        """Devices with a fraction where only whole numbers can be: integers sum up to an integer."""
+        fractions = _first_of(
+            f"(sum_over_time({self._over_disagreement(metric)}) % 1 > 0)"
+            for metric in self._profile.activity
+            if metric.whole_numbers
+        )
+        return f"{self._by_device} ({fractions})"
+
+    def _over_disagreement(self, metric: ActivityMetric) -> str:
+        selector = self._activity(metric, whole=True)
+        return f"{selector}[{_duration(self._settings.disagreement_window)}]"
 
     def _with_pod(self, expression: str) -> str:
         """Copy the pod's name from whichever labels hold it; the last ones applied win."""
@@ -230,6 +233,11 @@ class _Expressions:
             for to, source in ((NAMESPACE, labels.namespace), (POD, labels.pod)):
                 expression = f'label_replace({expression}, "{to}", "$1", "{source}", "(.+)")'
         return expression
+
+
+def _believable(metric: ActivityMetric, raw: str) -> str:
+    in_range = f"{raw} >= 0 <= {metric.highest:g}"
+    return f"({in_range}) unless ({raw} % 1 > 0)" if metric.whole_numbers else in_range
 
 
 def _first_of(expressions: Iterable[str]) -> str:

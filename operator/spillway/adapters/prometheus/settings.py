@@ -40,7 +40,7 @@ class PrometheusSettings:
     cluster_matcher: str = ""
     timeout: timedelta = timedelta(seconds=5)
     window: timedelta = timedelta(seconds=60)
-    step: timedelta = timedelta(seconds=5)
+    step: timedelta = timedelta(seconds=10)
     frozen_window: timedelta = timedelta(seconds=120)
     disagreement_window: timedelta = timedelta(minutes=15)
     stale_after: timedelta = timedelta(seconds=75)

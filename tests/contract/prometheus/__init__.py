@@ -1,0 +1,1 @@
+"""What the Prometheus adapter does with every kind of answer."""
