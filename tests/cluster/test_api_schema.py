@@ -1,0 +1,202 @@
+"""The CRDs on a real API server: accepted, enforced with messages that help, and shown well by kubectl."""
+
+import json
+from typing import Any
+
+import pytest
+
+from spillway.api import names
+from spillway.api.crdgen import definition
+from spillway.api.v1alpha1 import KINDS, Condition, Decision, GpuWorkloadStatus
+from tests.cluster.client import ApiError
+from tests.cluster.controlplane import ControlPlane
+from tests.contract.sample_files import Sample, load
+
+CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+GROUP = f"/apis/{names.API_VERSION}"
+
+
+@pytest.fixture(scope="module")
+def api(cluster: ControlPlane) -> ControlPlane:
+    """The control plane once both CRDs are Established."""
+    for kind in KINDS:
+        crd = definition(kind)
+        cluster.client.apply(crd)
+        path = f"{CRDS}/{crd['metadata']['name']}"
+        cluster.wait_for(
+            lambda path=path: condition(cluster.client.get(path), "Established"), 20, f"{path} Established"
+        )
+    return cluster
+
+
+def condition(crd: dict[str, Any], wanted: str) -> bool:
+    found = crd.get("status", {}).get("conditions") or []  # null until the server has looked at it
+    return any(item["type"] == wanted and item["status"] == "True" for item in found)
+
+
+def collection(manifest: dict[str, Any], namespace: str) -> str:
+    if manifest["kind"] == names.POLICY_KIND:
+        return f"{GROUP}/{names.POLICY_PLURAL}"
+    return f"{GROUP}/namespaces/{namespace}/{names.WORKLOAD_PLURAL}"
+
+
+def create(api: ControlPlane, namespace: str, *, name: str = "llm-chat", **spec: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Create a GpuWorkload; the shortest form unless *spec* says more."""
+    manifest = {
+        "apiVersion": names.API_VERSION,
+        "kind": names.WORKLOAD_KIND,
+        "metadata": {"name": name},
+        "spec": {"targetRef": {"name": name}, "maxReplicas": 8} | spec,
+    }
+    return api.client.post(collection(manifest, namespace), manifest)
+
+
+def path_of(created: dict[str, Any]) -> str:
+    metadata = created["metadata"]
+    return f"{GROUP}/namespaces/{metadata['namespace']}/{names.WORKLOAD_PLURAL}/{metadata['name']}"
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.kind)
+def test_the_server_finds_nothing_to_criticise_in_the_schema(api: ControlPlane, kind: Any) -> None:  # noqa: ANN401
+    crd = api.client.get(f"{CRDS}/{kind.plural}.{names.GROUP}")
+
+    assert condition(crd, "NamesAccepted")
+    assert not condition(crd, "NonStructuralSchema")
+
+
+@pytest.mark.parametrize("sample", load("good"), ids=lambda sample: sample.name)
+def test_the_server_accepts_a_good_sample(api: ControlPlane, namespace: str, sample: Sample) -> None:
+    stored = api.client.post(
+        collection(sample.manifest, namespace), sample.manifest, fieldValidation="Strict", dryRun="All"
+    )
+
+    assert stored["spec"].keys() == sample.manifest["spec"].keys()
+
+
+@pytest.mark.parametrize("sample", load("bad"), ids=lambda sample: sample.name)
+def test_the_server_refuses_a_bad_sample_with_the_field_and_the_way_out(
+    api: ControlPlane, namespace: str, sample: Sample
+) -> None:
+    with pytest.raises(ApiError) as refusal:
+        api.client.post(
+            collection(sample.manifest, namespace), sample.manifest, fieldValidation="Strict", dryRun="All"
+        )
+
+    assert refusal.value.status in {400, 422}
+    assert sample.missing_from(refusal.value.message) == [], refusal.value.message
+
+
+def test_nothing_but_the_target_is_defaulted_so_that_policies_apply(
+    api: ControlPlane, namespace: str
+) -> None:
+    stored = create(api, namespace)
+
+    assert stored["spec"] == {
+        "targetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "llm-chat"},
+        "maxReplicas": 8,
+    }
+
+
+def test_kubectl_scale_pins_the_count_even_outside_the_bounds(api: ControlPlane, namespace: str) -> None:
+    created = create(api, namespace, replicas=2)
+
+    api.kubectl("scale", "gpuw/llm-chat", "--replicas=50", "-n", namespace)
+
+    assert api.client.get(path_of(created))["spec"]["replicas"] == 50
+
+
+def test_scale_shows_what_status_says(api: ControlPlane, namespace: str) -> None:
+    created = create(api, namespace, replicas=2)
+    status = GpuWorkloadStatus(replicas=3, selector="app=llm-chat").dump()
+    api.client.patch(f"{path_of(created)}/status", {"status": status})
+
+    scale = api.client.get(f"{path_of(created)}/scale")
+
+    assert scale["spec"] == {"replicas": 2}
+    assert scale["status"] == {"replicas": 3, "selector": "app=llm-chat"}
+
+
+def test_scale_cannot_be_read_while_replicas_is_unset(api: ControlPlane, namespace: str) -> None:
+    """This is why an HPA needs spec.replicas once, and why the condition Conflict says ScaleUnset."""
+    created = create(api, namespace)
+
+    with pytest.raises(ApiError) as refusal:
+        api.client.get(f"{path_of(created)}/scale")
+
+    assert refusal.value.status == 500
+
+
+FULL_STATUS = GpuWorkloadStatus(
+    observed_generation=1,
+    replicas=3,
+    selector="app=llm-chat",
+    desired_replicas=5,
+    ready_replicas=2,
+    loading_replicas=1,
+    mode="Enforce",
+    target="Deployment/llm-chat",
+    signal="0.83/0.80 100% cov",
+    state="Fresh",
+    reason="UtilizationHigh",
+    last_scale_time="2026-11-22T09:00:00Z",
+    decisions=(
+        Decision(
+            time="2026-11-22T09:00:00Z",
+            from_replicas=3,
+            to_replicas=5,
+            signal="0.83/0.80 100% cov",
+            coverage_percent=100,
+            proposal=6,
+            limiters=("UpStepLimit",),
+            reason="UpStepLimit",
+            message="x" * 5000,
+        ),
+    ),
+    conditions=(
+        Condition(
+            type="Ready",
+            status="True",
+            reason="Operating",
+            message="fine",
+            observed_generation=1,
+            last_transition_time="2026-11-22T09:00:00Z",
+        ),
+    ),
+)
+
+
+@pytest.mark.case("workload-autoscalers D85")
+def test_the_server_keeps_a_full_status_and_every_text_fits(api: ControlPlane, namespace: str) -> None:
+    created = create(api, namespace)
+
+    stored = api.client.patch(f"{path_of(created)}/status", {"status": FULL_STATUS.dump()})
+
+    assert stored["status"] == FULL_STATUS.dump()
+
+
+def test_kubectl_get_shows_the_columns(api: ControlPlane, namespace: str) -> None:
+    created = create(api, namespace)
+    api.client.patch(f"{path_of(created)}/status", {"status": FULL_STATUS.dump()})
+
+    header, row = api.kubectl("get", "gpuw", "-n", namespace).strip().splitlines()
+
+    assert header.split() == (
+        ["NAME", "MODE", "REPLICAS", "DESIRED", "READY", "SIGNAL", "STATE", "REASON", "LAST-SCALE", "AGE"]
+    )
+    assert row.split()[:9] == (["llm-chat", "Enforce", "3", "5", "2", "0.83/0.80", "100%", "cov", "Fresh"])
+
+
+def test_kubectl_get_knows_the_category(api: ControlPlane, namespace: str) -> None:
+    create(api, namespace)
+
+    listed = json.loads(api.kubectl("get", names.CATEGORY, "-n", namespace, "-o", "json"))
+
+    assert "GpuWorkload" in {item["kind"] for item in listed["items"]}
+
+
+def test_kubectl_explain_shows_the_unit_and_the_built_in(api: ControlPlane) -> None:
+    text = " ".join(api.kubectl("explain", "gpuw.spec.scaleDown").split())
+
+    assert "windowSeconds <integer>" in text
+    assert "Seconds looked back for the busiest minute" in text
+    assert "Built-in: 300." in text
