@@ -1,0 +1,168 @@
+"""The watch caches of everything a decision looks at, and how old the oldest of them is."""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from spillway.adapters.kube import projections, resources
+from spillway.adapters.kube.client import KubeClient
+from spillway.adapters.kube.clock import Clock
+from spillway.adapters.kube.reflector import Problem, Projection, Reflector, ReflectorTimings
+from spillway.adapters.kube.resources import Resource
+from spillway.api import names
+from spillway.core.model import Deployment, Pod
+
+WORKLOADS = Resource(
+    group=names.GROUP, version=names.VERSION, plural=names.WORKLOAD_PLURAL, kind=names.WORKLOAD_KIND
+)
+POLICIES = Resource(
+    group=names.GROUP,
+    version=names.VERSION,
+    plural=names.POLICY_PLURAL,
+    kind=names.POLICY_KIND,
+    namespaced=False,
+)
+
+Raw = Mapping[str, Any]
+Wake = Callable[[str], None]
+
+
+def _raw(found: Raw) -> Raw:
+    """Keep an object of our own whole: the status writer compares with what is stored."""
+    return found
+
+
+class Caches:
+    """One reflector per kind. A change that can alter a decision calls *wake* with the kind that changed."""
+
+    def __init__(
+        self,
+        client: KubeClient,
+        *,
+        wake: Wake,
+        namespaces: Iterable[str] = (),
+        timings: ReflectorTimings | None = None,
+        clock: Clock,
+    ) -> None:
+        make = _Maker(client, wake=wake, namespaces=tuple(namespaces), timings=timings, clock=clock)
+        self.workloads = make.reflector(WORKLOADS, _raw, matters=_spec_changed)
+        self.policies = make.reflector(POLICIES, _raw, matters=_spec_changed)
+        self.deployments = make.reflector(
+            resources.DEPLOYMENTS, projections.deployment, matters=_target_changed
+        )
+        self.replica_sets = make.reflector(resources.REPLICA_SETS, projections.replica_set)
+        self.pods = make.reflector(resources.PODS, projections.pod, matters=_phase_changed)
+        self.namespaces = make.reflector(resources.NAMESPACES, projections.namespace_info)
+        self.hpas = make.reflector(
+            resources.HORIZONTAL_POD_AUTOSCALERS, projections.horizontal_pod_autoscaler
+        )
+        self.scaled_objects = make.reflector(
+            resources.SCALED_OBJECTS, projections.scaled_object, optional=True
+        )
+        self._clock = clock
+
+    @property
+    def all(self) -> tuple[Reflector[Any], ...]:
+        """Every reflector."""
+        return (
+            self.workloads,
+            self.policies,
+            self.deployments,
+            self.replica_sets,
+            self.pods,
+            self.namespaces,
+            self.hpas,
+            self.scaled_objects,
+        )
+
+    @property
+    def synced(self) -> bool:
+        """Whether every kind was listed at least once; until then there is no plan."""
+        return all(reflector.synced for reflector in self.all)
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """What keeps any of them from being in step, for logs and probes."""
+        return tuple(problem for reflector in self.all for problem in reflector.problems)
+
+    def ages(self) -> Mapping[str, timedelta]:
+        """Return by kind how long ago each cache was last known to be in step."""
+        now = self._clock()
+        return {reflector.resource.kind: reflector.age(now) for reflector in self.all}
+
+    async def run(self) -> None:
+        """Keep all of them in step until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for reflector in self.all:
+                group.create_task(reflector.run(), name=f"reflect {reflector.resource.plural}")
+
+
+T = TypeVar("T")
+
+
+def _always(_old: object, _new: object) -> bool:
+    return True
+
+
+class _Maker:
+    """Builds reflectors that differ only in kind, projection and what matters."""
+
+    def __init__(
+        self,
+        client: KubeClient,
+        *,
+        wake: Wake,
+        namespaces: tuple[str, ...],
+        timings: ReflectorTimings | None,
+        clock: Clock,
+    ) -> None:
+        self._client = client
+        self._wake = wake
+        self._namespaces = namespaces
+        self._timings = timings
+        self._clock = clock
+
+    def reflector(
+        self,
+        resource: Resource,
+        project: Projection[T],
+        *,
+        matters: Callable[[T | None, T | None], bool] = _always,
+        optional: bool = False,
+    ) -> Reflector[T]:
+        def changed(old: T | None, new: T | None) -> None:
+            if matters(old, new):
+                self._wake(resource.kind)
+
+        return Reflector(
+            self._client,
+            resource,
+            project,
+            namespaces=self._namespaces,
+            optional=optional,
+            on_change=changed,
+            timings=self._timings,
+            clock=self._clock,
+        )
+
+
+def _spec_changed(old: Raw | None, new: Raw | None) -> bool:
+    """Our own status writes come back as changes; they must not wake the loop that wrote them."""
+    if old is None or new is None:
+        return True
+    return _identity(old["metadata"]) != _identity(new["metadata"])
+
+
+def _identity(metadata: Raw) -> tuple[object, object]:
+    return metadata.get("generation"), metadata.get("annotations")
+
+
+def _target_changed(old: Deployment | None, new: Deployment | None) -> bool:
+    if old is None or new is None:
+        return True
+    return (old.generation, old.failure) != (new.generation, new.failure)
+
+
+def _phase_changed(old: Pod | None, new: Pod | None) -> bool:
+    return old is None or new is None or old.phase is not new.phase

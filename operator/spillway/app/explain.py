@@ -1,0 +1,113 @@
+"""Why a workload stands at its count, as plain data: what the operator serves and `spillway explain` and `top` print."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from spillway.app.loop import LastPass
+from spillway.app.status import signal_text
+from spillway.core.model import ObjectKey
+from spillway.core.plan import Decision, Finding, Limit
+
+Document = Mapping[str, Any]
+Reason = TypeVar("Reason", bound=StrEnum)
+
+
+def explain(last: LastPass, key: ObjectKey) -> Document | None:
+    """Return everything known of one workload's last decision, in JSON's types; None for one that is not known.
+
+    An invalid object is explained by its problems.
+    """
+    decision = last.plan.decisions.get(key)
+    if decision is not None:
+        return _decision(decision, last)
+    for invalid in last.view.invalid:
+        if invalid.key == key:
+            return {
+                "workload": str(key),
+                "at": _time(last.at),
+                "problems": [p.message for p in invalid.problems],
+            }
+    return None
+
+
+def top(last: LastPass) -> Document:
+    """Return one row per workload, for a table."""
+    return {
+        "at": _time(last.at),
+        "breakerOpen": last.plan.breaker.is_open,
+        "workloads": [_row(decision) for decision in last.plan.decisions.values()],
+    }
+
+
+def _row(decision: Decision) -> Document:
+    return {
+        "namespace": decision.key.namespace,
+        "name": decision.key.name,
+        "mode": decision.mode.value,
+        "current": decision.current,
+        "desired": decision.desired,
+        "ready": decision.counts.ready,
+        "loading": decision.counts.loading,
+        "signal": signal_text(decision),
+        "state": decision.signal.state.value,
+        "reason": decision.reason,
+        "why": decision.why,
+    }
+
+
+def _decision(decision: Decision, last: LastPass) -> Document:
+    converted = last.view.converted[decision.key]
+    breaker = last.plan.breaker
+    return {
+        "workload": str(decision.key),
+        "target": f"Deployment/{converted.workload.target}",
+        "at": _time(last.at),
+        "mode": decision.mode.value,
+        "askedMode": converted.workload.asked_mode.value,
+        "current": decision.current,
+        "desired": decision.desired,
+        "replicas": asdict(decision.counts),
+        "signal": {
+            "text": signal_text(decision),
+            "state": decision.signal.state.value,
+            "reason": decision.signal.reason.value,
+            "message": decision.signal.message,
+            "ageSeconds": decision.signal.age_seconds,
+        },
+        "proposal": {
+            "replicas": decision.proposal,
+            "cause": decision.cause.value,
+            "message": decision.message,
+        },
+        "limits": [_limit(limit) for limit in decision.limits],
+        "reason": decision.reason,
+        "why": decision.why,
+        "inactive": _finding(decision.inactive),
+        "conflict": _finding(decision.conflict),
+        "capacity": _finding(decision.capacity),
+        "breaker": {"open": breaker.is_open, "lost": breaker.lost, "active": breaker.active},
+        "settings": [
+            {"path": item.path, "value": item.value, "from": item.source} for item in converted.provenance
+        ],
+    }
+
+
+def _limit(limit: Limit) -> Document:
+    return {
+        "reason": limit.reason.value,
+        "before": limit.before,
+        "after": limit.after,
+        "message": limit.message,
+        "until": _time(limit.until) if limit.until is not None else None,
+    }
+
+
+def _finding(found: Finding[Reason] | None) -> Document | None:
+    return None if found is None else {"reason": found.reason.value, "message": found.message}
+
+
+def _time(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

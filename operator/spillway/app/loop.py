@@ -1,0 +1,234 @@
+"""The loop: snapshot, decide, confirm, act, report. It awaits no network; everything slow runs beside it."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from spillway.adapters.kube.clock import Clock
+from spillway.app.activity import ActivityCollector
+from spillway.app.caches import Caches
+from spillway.app.metrics import Metrics
+from spillway.app.operations import HoldsLease, Operations
+from spillway.app.report import Reporter
+from spillway.app.snapshots import SnapshotBuilder, Timings, View
+from spillway.core import confirm, engine
+from spillway.core.memory import Memory
+from spillway.core.model import Mode, ObjectKey, Operation
+from spillway.core.plan import Decision, Plan
+from spillway.core.replay import History, replay
+from spillway.core.signal import NotCollected
+
+log = logging.getLogger(__name__)
+
+DEBOUNCE_SECONDS = 0.25  # a rollout or a reclaim comes as a burst of events; decide once for all of them
+STALL_EVALUATIONS = 4  # passes missed in a row before the probe fails
+
+
+class ReadsHistory(Protocol):
+    """Where windows are refilled from after a takeover."""
+
+    async def history(self, *, window: timedelta, step: timedelta) -> History | NotCollected:
+        """Return recorded utilization per pod over the last *window*."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LastPass:
+    """The outcome that `explain` and `top` read: the plan, its view, and when it was made."""
+
+    plan: Plan
+    view: View
+    at: datetime
+
+
+@dataclass(slots=True, kw_only=True)
+class Loop:
+    """Drives the decisions of one operator. Make it in `app.wiring`; `run` goes on until cancelled."""
+
+    caches: Caches
+    builder: SnapshotBuilder
+    activity: ActivityCollector
+    history: ReadsHistory
+    operations: Operations
+    reporter: Reporter
+    lease: HoldsLease
+    metrics: Metrics
+    timings: Timings
+    fleet_mode: Callable[[], Mode]
+    now: Callable[[], datetime]
+    steady: Clock
+    wall: Callable[[], datetime]
+    last: LastPass | None = None
+    waiting: str = "starting"
+    _memory: Memory | None = None
+    _pending: Mapping[confirm.Key, confirm.Pending] = field(default_factory=dict)
+    _woken: asyncio.Event = field(default_factory=asyncio.Event)
+    _why: dict[ObjectKey, Decision] = field(default_factory=dict)
+    _beat: float = 0.0
+
+    def wake(self, _cause: str) -> None:
+        """Ask for a pass soon. May be called often; it only sets a flag."""
+        self._woken.set()
+
+    def lead(self) -> None:
+        """Take over: nothing another operator remembered is known here, so memory is refilled before the first plan."""
+        self._reset()
+        self.metrics.leader.set(1)
+        self.wake("lease")
+
+    def follow(self) -> None:
+        """Stop deciding: somebody else leads."""
+        self._reset()
+        self.metrics.leader.set(0)
+        self.metrics.workloads.forget()
+
+    def _reset(self) -> None:
+        self._memory = None
+        self._pending = {}
+        self._why.clear()
+        self.last = None
+        self.reporter.forget()
+
+    @property
+    def stalled_seconds(self) -> float:
+        """How long the loop has not come round, beyond its longest lawful wait; 0 while it is alive."""
+        limit = self.timings.evaluation.total_seconds() * STALL_EVALUATIONS
+        return max(0.0, self.steady() - self._beat - limit)
+
+    async def run(self) -> None:
+        """Run passes until cancelled: on each wake-up, when the plan's own time comes, and at every evaluation."""
+        self._beat = self.steady()
+        while True:
+            await self._wait()
+            self._woken.clear()
+            started = self.steady()
+            result = await self._one_pass()
+            self._beat = self.steady()
+            lasted = self._beat - started
+            self.metrics.passes.labels(result).inc()
+            self.metrics.pass_seconds.observe(lasted)
+            await asyncio.sleep(max(DEBOUNCE_SECONDS, 2 * lasted))
+
+    async def _wait(self) -> None:
+        seconds = self.timings.evaluation.total_seconds()
+        wake_at = self._wake_at()
+        if wake_at is not None:
+            seconds = min(seconds, max(0.0, (wake_at - self.now()).total_seconds()))
+        try:
+            async with asyncio.timeout(seconds):
+                await self._woken.wait()
+        except TimeoutError:
+            return
+
+    def _wake_at(self) -> datetime | None:
+        times = [found.since + self.timings.confirm for found in self._pending.values()]
+        if self.last is not None and self.last.plan.wake_at is not None:
+            times.append(self.last.plan.wake_at)
+        ahead = [at for at in times if at > self.now()]
+        return min(ahead, default=None)
+
+    async def _one_pass(self) -> str:
+        """Run one pass and return how it ended. A bug in it is logged and does not end the loop: the next pass is fresh."""
+        try:
+            return await self._decide_and_act()
+        except Exception:  # the loop is the operator: it must outlive one bad pass
+            log.exception("a pass failed; nothing was decided in it")
+            self._pending = {}
+            return "error"
+
+    async def _decide_and_act(self) -> str:
+        obstacle = self._obstacle()
+        if obstacle is not None:
+            if obstacle != self.waiting:
+                log.warning("not deciding: %s", obstacle)
+            self.waiting = obstacle
+            self._pending = {}
+            return "waiting"
+        if self.waiting:
+            log.info("deciding")
+            self.waiting = ""
+        view = self._view()
+        if self._memory is None:
+            self._memory = await self._refill(view)
+            return "refilled"
+        self._pass(view, self._memory)
+        return "ok"
+
+    def _obstacle(self) -> str | None:
+        """Why no plan may be made now; None when all is well."""
+        ages = self.caches.ages()
+        for kind, age in ages.items():
+            self.metrics.cache_age.labels(kind).set(min(age, timedelta(days=365)).total_seconds())
+        if not self.lease.held_for(self.steady()):
+            return "another operator holds the Lease"
+        if not self.caches.synced:
+            return self._unsynced()
+        oldest = max(ages, key=lambda kind: ages[kind])
+        if ages[oldest] > self.timings.cache_max_age:
+            limit = int(self.timings.cache_max_age.total_seconds())
+            return (
+                f"the {oldest} cache is older than {limit} s; check the API server and the operator's rights"
+            )
+        return None
+
+    def _unsynced(self) -> str:
+        problems = self.caches.problems
+        if problems:
+            return f"not every kind could be listed: {problems[0].message}"
+        return "the caches are being filled"
+
+    def _view(self) -> View:
+        deployments = self.caches.deployments.store
+        return self.builder.build(
+            activity=self.activity.latest(),
+            collection=self.activity.serial,
+            operations=self.operations.collect(deployments.get),
+            fleet_mode=self.fleet_mode(),
+        )
+
+    async def _refill(self, view: View) -> Memory:
+        """Replay recorded metrics into the windows. Without history they start empty, and nothing shrinks until they are full."""
+        windows = [workload.scale_down.window for workload in view.snapshot.workloads]
+        if not windows:
+            return Memory()
+        history = await self.history.history(
+            window=max(windows) + self.timings.stale_after, step=self.timings.evaluation
+        )
+        if isinstance(history, NotCollected):
+            log.warning("windows start empty, since history could not be read: %s", history.message)
+            return Memory()
+        return replay(view.snapshot, history, self.now())
+
+    def _pass(self, view: View, memory: Memory) -> None:
+        now = self.now()
+        plan = engine.decide(view.snapshot, memory, now)
+        confirmed = confirm.confirm(
+            plan.acts,
+            self._pending,
+            now=now,
+            collection=view.snapshot.collection,
+            hold=self.timings.confirm,
+        )
+        self._memory, self._pending = plan.memory, confirmed.pending
+        for act in confirmed.acts:
+            self._why[act.target] = plan.decisions[act.workload]
+            self.operations.start(act)
+        self.last = LastPass(plan=plan, view=view, at=now)
+        self._tell(plan, view, now=now)
+
+    def _tell(self, plan: Plan, view: View, *, now: datetime) -> None:
+        wall = self.wall()
+        self.reporter.report(plan, view, now=wall)
+        self.metrics.workloads.observe(plan.decisions, view.converted, now=now)
+        self.metrics.breaker.set(plan.breaker.is_open)
+        self.metrics.invalid.labels("GpuWorkload").set(len(view.invalid))
+        self.metrics.invalid.labels("GpuPolicy").set(len(view.invalid_policies))
+        self.metrics.last_pass.set(wall.timestamp())
+
+    def ended(self, operation: Operation) -> None:
+        """Take note of an act that landed or failed."""
+        self.reporter.note(operation, self._why.pop(operation.act.target, None))
+        if not operation.error:
+            self.metrics.workloads.scaled(operation.act.workload, up=operation.act.is_growth)

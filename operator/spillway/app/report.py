@@ -1,0 +1,248 @@
+"""Telling people: status, Events and logs, each only when there is news."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+from spillway.adapters.kube import write
+from spillway.adapters.kube.client import KubeClient
+from spillway.adapters.kube.clock import Clock, WallClock
+from spillway.adapters.kube.errors import KubeError, NotFound
+from spillway.adapters.kube.resources import Resource
+from spillway.adapters.kube.write import EventType
+from spillway.api.conditions import ConditionType
+from spillway.api.convert import Converted, Invalid
+from spillway.api.policies import rivals_by_policy
+from spillway.app import status
+from spillway.app.caches import POLICIES, WORKLOADS
+from spillway.app.operations import WRITE_SECONDS, HoldsLease
+from spillway.app.snapshots import View
+from spillway.app.status import StatusUpdate, Stored, Verdict
+from spillway.core.model import ObjectKey, Operation, OperationState
+from spillway.core.plan import Decision, Plan
+
+log = logging.getLogger(__name__)
+
+Raw = Mapping[str, Any]
+
+# Turning to this is worth an Event: something a person may have to do.
+TROUBLE = {
+    ConditionType.CONFLICT: "True",
+    ConditionType.METRICS_AVAILABLE: "False",
+    ConditionType.SCALING_ACTIVE: "False",
+    ConditionType.CAPACITY_AVAILABLE: "False",
+}
+
+
+@dataclass(slots=True)
+class _Told:
+    """What was last stored for one object, whether a write is on its way, and whether replicas landed since."""
+
+    stored: Stored
+    busy: bool = False
+    scaled: bool = False
+
+
+class Reporter:
+    """Writes status and Events in tasks of their own, so that a pass never waits for them.
+
+    Nothing is written without the Lease. What could not be written is written by a later pass: each compares with what was
+    stored last, so the first difference brings it up again.
+    """
+
+    def __init__(
+        self, client: KubeClient, *, lease: HoldsLease, identity: str, steady: Clock, wall: WallClock
+    ) -> None:
+        self._client = client
+        self._lease = lease
+        self._identity = identity
+        self._steady = steady
+        self._wall = wall
+        self._told: dict[str, _Told] = {}
+        self._said: dict[str, tuple[int, str]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def report(self, plan: Plan, view: View, *, now: datetime) -> None:
+        """Write what changed for every workload and policy of the view."""
+        for key, decision in plan.decisions.items():
+            self._log(decision)
+            make = partial(_workload_status, decision, view.converted[key], now)
+            self._store(WORKLOADS, key, view.raw[key], make)
+        for invalid in view.invalid:
+            self._store(WORKLOADS, invalid.key, view.raw[invalid.key], partial(_invalid_status, invalid, now))
+        self._report_policies(view, now=now)
+        self._forget_all_but(view)
+
+    def note(self, operation: Operation, decision: Decision | None) -> None:
+        """Post an Event about a write of replicas that ended, and remember that one landed."""
+        act = operation.act
+        if decision is None:
+            return
+        told = self._told.get(decision.uid)
+        if operation.state is OperationState.LANDED:
+            if told is not None:
+                told.scaled = True
+            reason = "ScaledUp" if act.is_growth else "ScaledDown"
+            message = f"{act.target.name}: {act.before} → {act.to} replicas. {decision.message}"
+            self._post(WORKLOADS, act.workload, decision.uid, reason=reason, message=message)
+        else:
+            message = f"{act.target.name}: {act.before} → {act.to} replicas was refused: {operation.error}"
+            self._post(
+                WORKLOADS,
+                act.workload,
+                decision.uid,
+                reason="ScaleFailed",
+                message=message,
+                type=EventType.WARNING,
+            )
+
+    def forget(self) -> None:
+        """Forget what was stored: another operator may have written since."""
+        self._told.clear()
+        self._said.clear()
+
+    async def stop(self, *, seconds: float = WRITE_SECONDS) -> None:
+        """Let writes that are under way end, at most for *seconds*."""
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=seconds)
+            for task in late:
+                task.cancel()
+
+    def _report_policies(self, view: View, *, now: datetime) -> None:
+        labels = {namespace.name: namespace.labels for namespace in view.namespaces}
+        rivals = rivals_by_policy(tuple(view.policies.values()), labels)
+        for name, policy in view.policies.items():
+            make = partial(_policy_status, policy.generation, None, rivals.get(name, ()), now)
+            self._store(POLICIES, ObjectKey("", name), view.raw_policies[name], make)
+        for invalid in view.invalid_policies:
+            make = partial(_policy_status, invalid.generation, invalid.message, (), now)
+            self._store(POLICIES, invalid.key, view.raw_policies[invalid.key.name], make)
+
+    def _store(
+        self, resource: Resource, key: ObjectKey, raw: Raw, make: Callable[[_Told], StatusUpdate]
+    ) -> None:
+        uid = raw["metadata"]["uid"]
+        told = self._told.setdefault(uid, _Told(stored=raw.get("status") or {}))
+        if told.busy:
+            return
+        update = make(told)
+        if not update.changed or not self._lease.held_for(self._steady() + WRITE_SECONDS):
+            return
+        told.busy = True
+        self._spawn(self._write(resource, key, uid, told, update))
+
+    async def _write(
+        self, resource: Resource, key: ObjectKey, uid: str, told: _Told, update: StatusUpdate
+    ) -> None:
+        try:
+            await write.replace_status(self._client, resource, key, uid=uid, status=update.status)
+            told.stored, told.scaled = update.status, False
+        except NotFound:
+            return
+        except KubeError as exc:
+            log.warning("status of %s %s not written: %s", resource.kind, key, exc)
+            return
+        finally:
+            told.busy = False
+        for verdict in update.turned:
+            if TROUBLE.get(verdict.type) == verdict.status:
+                self._post_verdict(resource, key, uid, verdict)
+
+    def _post_verdict(self, resource: Resource, key: ObjectKey, uid: str, verdict: Verdict) -> None:
+        self._post(
+            resource, key, uid, reason=verdict.reason.value, message=verdict.message, type=EventType.WARNING
+        )
+
+    def _post(
+        self,
+        resource: Resource,
+        key: ObjectKey,
+        uid: str,
+        *,
+        reason: str,
+        message: str,
+        type: EventType = EventType.NORMAL,  # noqa: A002  # the API's own word
+    ) -> None:
+        if not self._lease.held_for(self._steady() + WRITE_SECONDS):
+            return
+        self._spawn(self._post_quietly(resource, key, uid, reason=reason, message=message, type=type))
+
+    async def _post_quietly(
+        self,
+        resource: Resource,
+        key: ObjectKey,
+        uid: str,
+        *,
+        reason: str,
+        message: str,
+        type: EventType,  # noqa: A002  # the API's own word
+    ) -> None:
+        try:
+            await write.post_event(
+                self._client,
+                resource,
+                key,
+                uid=uid,
+                reason=reason,
+                message=message,
+                type=type,
+                instance=self._identity,
+                now=self._wall,
+            )
+        except KubeError as exc:
+            log.info("event %s about %s not posted: %s", reason, key, exc)
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _log(self, decision: Decision) -> None:
+        """One line when the result or its reason changes; steady state is silent."""
+        line = (decision.desired, decision.reason)
+        if decision.in_flight or self._said.get(decision.uid) == line:
+            return
+        self._said[decision.uid] = line
+        log.info(
+            "%s: %d → %d replicas, %s: %s",
+            decision.key,
+            decision.current,
+            decision.desired,
+            decision.reason,
+            decision.why,
+            extra={
+                "workload": str(decision.key),
+                "current": decision.current,
+                "desired": decision.desired,
+                "reason": decision.reason,
+                "proposal": decision.proposal,
+                "limiters": [limit.reason.value for limit in decision.limits],
+            },
+        )
+
+    def _forget_all_but(self, view: View) -> None:
+        alive = {raw["metadata"]["uid"] for raw in (*view.raw.values(), *view.raw_policies.values())}
+        for uid in self._told.keys() - alive:
+            del self._told[uid]
+        for uid in self._said.keys() - alive:
+            del self._said[uid]
+
+
+def _workload_status(decision: Decision, converted: Converted, now: datetime, told: _Told) -> StatusUpdate:
+    return status.workload_status(decision, converted, stored=told.stored, scaled=told.scaled, now=now)
+
+
+def _invalid_status(invalid: Invalid, now: datetime, told: _Told) -> StatusUpdate:
+    return status.invalid_status(invalid, stored=told.stored, now=now)
+
+
+def _policy_status(
+    generation: int, problem: str | None, rivals: Sequence[str], now: datetime, told: _Told
+) -> StatusUpdate:
+    return status.policy_status(
+        generation=generation, problem=problem, rivals=rivals, stored=told.stored, now=now
+    )
