@@ -7,6 +7,7 @@ import pytest
 
 from spillway.api import names
 from spillway.api.crdgen import definition
+from spillway.api.markers import Kind
 from spillway.api.v1alpha1 import KINDS, Condition, Decision, GpuWorkloadStatus
 from tests.cluster.client import ApiError
 from tests.cluster.controlplane import ControlPlane
@@ -40,7 +41,7 @@ def collection(manifest: dict[str, Any], namespace: str) -> str:
     return f"{GROUP}/namespaces/{namespace}/{names.WORKLOAD_PLURAL}"
 
 
-def create(api: ControlPlane, namespace: str, *, name: str = "llm-chat", **spec: Any) -> dict[str, Any]:  # noqa: ANN401
+def create(api: ControlPlane, namespace: str, *, name: str = "llm-chat", **spec: object) -> dict[str, Any]:
     """Create a GpuWorkload; the shortest form unless *spec* says more."""
     manifest = {
         "apiVersion": names.API_VERSION,
@@ -57,7 +58,7 @@ def path_of(created: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.kind)
-def test_the_server_finds_nothing_to_criticise_in_the_schema(api: ControlPlane, kind: Any) -> None:  # noqa: ANN401
+def test_the_server_finds_nothing_to_criticise_in_the_schema(api: ControlPlane, kind: Kind) -> None:
     crd = api.client.get(f"{CRDS}/{kind.plural}.{names.GROUP}")
 
     assert condition(crd, "NamesAccepted")
