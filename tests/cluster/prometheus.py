@@ -110,6 +110,7 @@ class Prometheus:
                 f"--storage.tsdb.retention.time={self._retention}",
                 f"--web.listen-address={self.address}",
                 "--web.enable-lifecycle",
+                "--scrape.discovery-reload-interval=100ms",  # new targets are otherwise taken up after 5 s
             ],
             ready=self._is_ready,
             seconds=READY_SECONDS,
