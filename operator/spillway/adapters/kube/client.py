@@ -43,6 +43,7 @@ OnRequest = Callable[[Call, str], None]
 REQUEST_SECONDS = 10.0
 PARALLEL_REQUESTS = 16  # a pass over many workloads must not become a burst that the server answers with 429
 RENEWAL_SECONDS = 5.0  # a wrong token is not read again more often than this
+GOODBYE_SECONDS = 0.1  # aiohttp does not wait for the TLS goodbyes of requests that were cancelled
 MAX_LINE_BYTES = (
     32 * 2**20
 )  # etcd stores 1.5 MiB by default; JSON with managed fields may be several times that
@@ -115,7 +116,7 @@ class KubeClient:
     async def close(self) -> None:
         """Close every connection, watches included; the client is of no use afterwards."""
         await self._rest.close()
-        await asyncio.sleep(0)  # TLS connections take one more turn of the loop to let go of their sockets
+        await asyncio.sleep(GOODBYE_SECONDS)
 
     async def request(
         self,
