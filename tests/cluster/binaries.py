@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -155,6 +156,8 @@ def _build(go: str, folder: Path, out: TextIO) -> None:
         file=out,
         flush=True,
     )
+    for abandoned in folder.parent.glob("building-*"):  # by a build that was killed; we hold the lock
+        shutil.rmtree(abandoned)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix="building-") as scratch:
         module, built = Path(scratch, "module"), Path(scratch, "built")
         shutil.copytree(TOOLS, module)  # -mod=mod may rewrite go.mod and go.sum; never in the checkout
@@ -213,38 +216,49 @@ def _advice(words: str) -> str:
 
 
 class Progress:
-    """One line saying how far the build is: rewritten in place on a terminal, printed every 15 s elsewhere."""
+    """One line saying how far the build is: rewritten in place on a terminal, printed every 15 s elsewhere.
+
+    A thread of its own says it, because the linker and big packages are silent for a long time.
+    """
 
     def __init__(self, *, total: int, out: TextIO) -> None:
         self._total = total
         self._out = out
         self._done = 0
         self._started = time.monotonic()
-        self._said_at = self._started
+        self._closed = threading.Event()
+        self._start_of_line, self._end_of_line = ("\r\x1b[K", "") if out.isatty() else ("", "\n")
+        self._teller = threading.Thread(target=self._tell, name="progress", daemon=True)
+        self._teller.start()
 
     def advance(self) -> None:
         self._done += 1
-        now = time.monotonic()
-        on_terminal = self._out.isatty()
-        if now - self._said_at >= (0.2 if on_terminal else PLAIN_LINE_SECONDS):
-            self._said_at = now
-            line = progress_line(done=self._done, total=self._total, seconds=now - self._started)
-            self._out.write(f"\r\x1b[K{line}" if on_terminal else f"{line}\n")
-            self._out.flush()
 
     def close(self) -> None:
-        seconds = time.monotonic() - self._started
-        start = "\r\x1b[K" if self._out.isatty() else ""
-        self._out.write(f"{start}built {self._done} packages in {_duration(seconds)}\n")
+        self._closed.set()
+        self._teller.join()
+        line = f"built {self._done} packages and {len(PROGRAMS)} programs in {_duration(self._seconds())}"
+        self._out.write(f"{self._start_of_line}{line}\n")
         self._out.flush()
+
+    def _tell(self) -> None:
+        while not self._closed.wait(1 if self._out.isatty() else PLAIN_LINE_SECONDS):
+            line = progress_line(done=self._done, total=self._total, seconds=self._seconds())
+            self._out.write(f"{self._start_of_line}{line}{self._end_of_line}")
+            self._out.flush()
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self._started
 
 
 def progress_line(*, done: int, total: int, seconds: float) -> str:
     """Return the line for *done* of *total* packages after *seconds*; no estimate before there is ground for one."""
-    start = f"building control plane  {done}/{max(done, total)} packages, {_duration(seconds)} so far"
+    if done >= total:
+        return f"building control plane  linking {len(PROGRAMS)} programs, {_duration(seconds)} so far"
+    start = f"building control plane  {done}/{total} packages, {_duration(seconds)} so far"
     if done < 50 or seconds < 10:
         return start
-    left = seconds / done * max(0, total - done) + LINKING_SECONDS
+    left = seconds / done * (total - done) + LINKING_SECONDS
     return f"{start}, about {_rounded(left)} to go"
 
 

@@ -11,8 +11,10 @@ import pytest
 from tests.cluster import binaries
 from tests.cluster.controlplane import ControlPlane
 from tests.cluster.exporter import Exporter
+from tests.cluster.operator_chart import crds, helm, install_chart
 from tests.cluster.prometheus import Prometheus
 
+__all__ = ["crds", "helm", "install_chart"]  # fixtures that pytest finds here
 HERE = Path(__file__).parent
 
 
