@@ -328,15 +328,16 @@ async def test_a_huge_answer_is_not_read_to_its_end(
 
 
 @pytest.mark.case("workload-autoscalers D18")
-async def test_fifty_thousand_series_are_one_answer(server: ScriptedServer, source: ActivitySource) -> None:
+async def test_fifty_thousand_series_are_one_answer(server: ScriptedServer, open_source: Open) -> None:
     labels = {"part": "mean", "wl_namespace": "team", "GPU_I_ID": ""}
     series = [
         {"metric": labels | {"wl_pod": f"chat-{i}", "UUID": f"GPU-{i}"}, "value": [CLOCK, "0.5"]}
         for i in range(50_000)
     ]
-    server.reply = lambda conversation: conversation.json(vector(*series))
+    body = json.dumps(vector(*series)).encode()
+    server.reply = lambda conversation: conversation.raw(body)
 
-    answer = await source.collect()
+    answer = await open_source(timeout=timedelta(seconds=60)).collect()
 
     assert isinstance(answer, Collected)
     assert len(answer.pods) == 50_000

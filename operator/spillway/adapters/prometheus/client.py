@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from typing import Generic, TypeVar
 
 from prometheus_api_client import PrometheusConnect
 
@@ -16,11 +17,14 @@ from spillway.core.signal import SignalReason
 # Its own few threads: a hanging Prometheus must not use up those that others share.
 _THREADS = 4
 
+T = TypeVar("T")
+Read = Callable[[list[object]], T]
 
-class Exchange:
-    """One query on its way in a thread."""
 
-    def __init__(self, *, future: "asyncio.Future[list[object]]", deadline: Deadline, url: str) -> None:
+class Exchange(Generic[T]):
+    """One query on its way in a thread, which also reads the answer: a large one would hold up the event loop."""
+
+    def __init__(self, *, future: asyncio.Future[T], deadline: Deadline, url: str) -> None:
         self._future = future
         self._deadline = deadline
         self._url = url
@@ -36,8 +40,8 @@ class Exchange:
         """Time since it began."""
         return timedelta(seconds=time.monotonic() - self._started)
 
-    async def result(self) -> list[object]:
-        """Return the elements of the answer; raises PrometheusFailure at the latest when the deadline passes."""
+    async def result(self) -> T:
+        """Return what was read from the answer; raises PrometheusFailure at the latest when the deadline passes."""
         seconds = self._deadline.remaining_seconds()
         try:
             await asyncio.wait({self._future}, timeout=seconds)
@@ -51,10 +55,6 @@ class Exchange:
             raise
         except asyncio.CancelledError:
             raise PrometheusFailure(SignalReason.NOT_COLLECTED, "The query was called off.") from None
-
-    def end(self) -> None:
-        """Stop it; whoever awaits its result gets a failure."""
-        self._deadline.end()
 
     def _overdue(self) -> PrometheusFailure:
         return PrometheusFailure(
@@ -79,48 +79,55 @@ class PrometheusClient:
         )
         self._library = PrometheusConnect(url=self._url, session=self._session, method="POST")
         self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="prometheus")
-        self._exchanges: set[Exchange] = set()
+        self._deadlines: set[Deadline] = set()
 
-    def instant(self, query: str) -> Exchange:
-        """Start an instant query, evaluated at the server's own time."""
-        return self._start(
-            lambda: self._library.custom_query(query, params=self._limits(self._timeout)), self._timeout
-        )
+    def instant(self, query: str, read: Read[T]) -> Exchange[T]:
+        """Start an instant query, evaluated at the server's own time; *read* makes the result from the elements."""
+        limits = self._limits(self._timeout)
+        return self._start(lambda: read(self._library.custom_query(query, params=limits)), self._timeout)
 
     def span(
-        self, query: str, *, start: datetime, end: datetime, step: timedelta, timeout: timedelta
-    ) -> Exchange:
+        self,
+        query: str,
+        read: Read[T],
+        *,
+        start: datetime,
+        end: datetime,
+        step: timedelta,
+        timeout: timedelta,
+    ) -> Exchange[T]:
         """Start a range query; times are taken to the full second, both ends belong to it."""
         return self._start(
-            lambda: self._library.custom_query_range(
-                query,
-                start_time=start.astimezone(UTC),
-                end_time=end.astimezone(UTC),
-                step=f"{step.total_seconds():g}",
-                params=self._limits(timeout),
+            lambda: read(
+                self._library.custom_query_range(
+                    query,
+                    start_time=start.astimezone(UTC),
+                    end_time=end.astimezone(UTC),
+                    step=f"{step.total_seconds():g}",
+                    params=self._limits(timeout),
+                )
             ),
             timeout,
         )
 
     async def close(self) -> None:
         """End what is under way and let the threads go; does not wait for a server."""
-        for exchange in self._exchanges:
-            exchange.end()
+        for deadline in self._deadlines:
+            deadline.end()
         self._executor.shutdown(wait=False, cancel_futures=True)
         self._session.close()
 
-    def _start(self, ask: Callable[[], list[object]], timeout: timedelta) -> Exchange:
+    def _start(self, ask: Callable[[], T], timeout: timedelta) -> Exchange[T]:
         deadline = Deadline(timeout.total_seconds())
 
-        def answer() -> list[object]:
+        def answer() -> T:
             with under(deadline):
                 return ask()
 
         future = asyncio.get_running_loop().run_in_executor(self._executor, answer)
-        exchange = Exchange(future=future, deadline=deadline, url=self._url)
-        self._exchanges.add(exchange)
-        future.add_done_callback(lambda _: self._exchanges.discard(exchange))
-        return exchange
+        self._deadlines.add(deadline)
+        future.add_done_callback(lambda _: self._deadlines.discard(deadline))
+        return Exchange(future=future, deadline=deadline, url=self._url)
 
     @staticmethod
     def _limits(timeout: timedelta) -> dict[str, str]:

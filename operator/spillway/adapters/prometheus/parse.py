@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -161,16 +161,9 @@ def _sample(element: object, *, key: str) -> tuple[Mapping[str, str], float, flo
 
 def _labels(element: object) -> Mapping[str, str]:
     labels = _field(element, "metric")
-    if not isinstance(labels, dict):
-        raise _malformed(f"a series whose metric is {_kind(labels)}, not an object")
-    return dict(_texts(labels))
-
-
-def _texts(labels: Mapping[object, object]) -> Iterator[tuple[str, str]]:
-    for name, value in labels.items():
-        if not isinstance(name, str) or not isinstance(value, str):
-            raise _malformed(f"a label of {_kind(value)}, not text")
-        yield name, value
+    if not isinstance(labels, dict) or not all(isinstance(value, str) for value in labels.values()):
+        raise _malformed("a series whose metric is not an object of texts")
+    return labels
 
 
 def _field(element: object, name: str) -> object:

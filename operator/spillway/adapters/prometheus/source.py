@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from spillway.adapters.prometheus.client import Exchange, PrometheusClient
 from spillway.adapters.prometheus.failures import AnswerTooLarge, PrometheusFailure
@@ -12,6 +12,7 @@ from spillway.adapters.prometheus.queries import activity_history, gpu_activity
 from spillway.adapters.prometheus.settings import PrometheusSettings
 from spillway.core.signal import Collected, NotCollected, SignalReason
 
+T = TypeVar("T")
 PodHistory = Mapping[PodKey, tuple[tuple[datetime, float], ...]]
 
 # Prometheus refuses ranges of more than 11,000 points a series.
@@ -49,7 +50,7 @@ class ActivitySource:
         self._now = now
         self._client = PrometheusClient(settings)
         self._query = gpu_activity(settings, profile)
-        self._exchange: Exchange | None = None
+        self._exchange: Exchange[Collected] | None = None
         self._failing_since: datetime | None = None
 
     async def collect(self) -> Collected | NotCollected:
@@ -92,14 +93,16 @@ class ActivitySource:
                 f"The last query to {self._settings.url} has been under way for "
                 f"{self._exchange.elapsed().total_seconds():.0f} s; check the name service and Prometheus' load.",
             )
-        self._exchange = self._client.instant(self._query)
-        return parse_activity(await self._answer(self._exchange), self._profile)
+        self._exchange = self._client.instant(
+            self._query, lambda result: parse_activity(result, self._profile)
+        )
+        return await self._answer(self._exchange)
 
     def _not_collected(self, failure: PrometheusFailure) -> NotCollected:
         self._failing_since = self._failing_since or self._now()
         return NotCollected(since=self._failing_since, reason=failure.reason, message=failure.message)
 
-    async def _answer(self, exchange: Exchange) -> list[object]:
+    async def _answer(self, exchange: Exchange[T]) -> T:
         result = SignalReason.NOT_COLLECTED.value
         try:
             answer = await exchange.result()
@@ -112,7 +115,7 @@ class ActivitySource:
         return answer
 
     async def _history(self, *, window: timedelta, step: timedelta) -> PodHistory:
-        clock = parse_time(await self._answer(self._client.instant("vector(time())")))
+        clock = await self._answer(self._client.instant("vector(time())", parse_time))
         end = clock.replace(microsecond=0)
         query = activity_history(self._settings, step=step, profile=self._profile)
         history: dict[PodKey, list[tuple[datetime, float]]] = {}
@@ -128,13 +131,14 @@ class ActivitySource:
         """The points `first` to `last` before *end*, first being the older; in two halves where one is too large."""
         exchange = self._client.span(
             query,
+            parse_history,
             start=end - first * step,
             end=end - last * step,
             step=step,
             timeout=self._settings.timeout * _HISTORY_PATIENCE,
         )
         try:
-            return parse_history(await self._answer(exchange))
+            return await self._answer(exchange)
         except AnswerTooLarge:
             if first == last:
                 raise
