@@ -77,10 +77,12 @@ def describe(schema: Schema) -> str:
             return _describe_list(schema)
         case "boolean":
             return "true or false"
-        case _ if "additionalProperties" in schema:
-            return f"a map of at most {schema['maxProperties']} entries"
         case _:
-            return "an object"
+            return f"a map of at most {schema['maxProperties']} entries" if _is_map(schema) else "an object"
+
+
+def _is_map(schema: Schema) -> bool:
+    return "additionalProperties" in schema
 
 
 def _span(low: int | None, high: int | None) -> str:
@@ -109,7 +111,7 @@ def _describe_text(schema: Schema) -> str:
 
 def _rewrite(node: Schema, definitions: Mapping[str, Schema], path: str, seen: tuple[str, ...]) -> Schema:
     node, seen = _inline(node, definitions, path, seen)
-    node = _collapse_optional(node, definitions, path, seen)
+    node, seen = _collapse_optional(node, definitions, path, seen)
     unknown = sorted(
         node.keys() - _COPIED - _NOISE - {"properties", "items", "additionalProperties", "const"}
     )
@@ -141,16 +143,16 @@ def _inline(
 
 def _collapse_optional(
     node: Schema, definitions: Mapping[str, Schema], path: str, seen: tuple[str, ...]
-) -> Schema:
-    """Turn `X | None = None` into an absent-able X: Kubernetes leaves unset fields out instead of storing null."""
+) -> tuple[Schema, tuple[str, ...]]:
+    """Turn `X | None = None` into an X that may be absent: Kubernetes leaves unset fields out instead of storing null."""
     if "anyOf" not in node:
-        return node
+        return node, seen
     branches = [branch for branch in node["anyOf"] if branch != {"type": "null"}]
     if len(branches) != 1 or node.get("default") is not None:
         raise StructuralError(path, "a CRD cannot express a union; use a discriminator and optional members")
     beside = {key: value for key, value in node.items() if key not in {"anyOf", "default"}}
-    branch, _ = _inline(branches[0], definitions, path, seen)
-    return branch | beside
+    branch, seen = _inline(branches[0], definitions, path, seen)
+    return branch | beside, seen
 
 
 def _children(node: Schema, definitions: Mapping[str, Schema], path: str, seen: tuple[str, ...]) -> Schema:
@@ -175,15 +177,17 @@ def _check(schema: Schema, path: str) -> None:
     match schema.get("type"):
         case "string" if not ({"maxLength", "enum"} & schema.keys() or schema.get("format") == "date-time"):
             raise StructuralError(path, "a string needs maxLength or an enum")
+        case "string" if "pattern" in schema and FORM_KEY not in schema:
+            raise StructuralError(path, "a pattern needs a Form that says it in words")
         case "array" if (
             "items" not in schema or "maxItems" not in schema or "x-kubernetes-list-type" not in schema
         ):
             raise StructuralError(
                 path, "a list needs typed items, a max_length and ListMap, ListSet or AtomicList"
             )
-        case "object" if "additionalProperties" in schema and "maxProperties" not in schema:
+        case "object" if _is_map(schema) and "maxProperties" not in schema:
             raise StructuralError(path, "a map needs a max_length")
-        case "object" if not {"properties", "additionalProperties"} & schema.keys():
+        case "object" if not (schema.get("properties") or _is_map(schema)):
             raise StructuralError(path, "an object needs fields")
         case "object" | "array":
             pass
