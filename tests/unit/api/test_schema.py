@@ -9,7 +9,7 @@ from pydantic import Field, StringConstraints
 
 from spillway.api import crdgen, reference
 from spillway.api.defaults import SPEC_DEFAULTS
-from spillway.api.markers import ApiModel, AtomicList, Kind
+from spillway.api.markers import ApiModel, AtomicList, Kind, PrinterColumn
 from spillway.api.schema import Schema, StructuralError, at_path, describe, structural
 from spillway.api.v1alpha1 import KINDS, GpuPolicySpec, GpuWorkloadSpec
 
@@ -79,6 +79,22 @@ def test_status_is_never_required(kind: Kind) -> None:
 
     assert root["required"] == ["spec"]
     assert "required" not in root["properties"]["status"]
+
+
+COLUMNS = [
+    pytest.param(kind, column, id=f"{kind.kind} {column.name}")
+    for kind in KINDS
+    for column in kind.columns
+    if column.path.startswith((".spec.", ".status.")) and "[" not in column.path
+]
+
+
+@pytest.mark.parametrize(("kind", "column"), COLUMNS)
+def test_a_printer_column_shows_a_field_that_exists(kind: Kind, column: PrinterColumn) -> None:
+    _, part, *place = column.path.split(".")
+    schema = structural(kind.spec if part == "spec" else kind.status, part)
+
+    assert at_path(schema, tuple(place)) is not None
 
 
 class Unbounded(ApiModel):
