@@ -37,6 +37,7 @@ from spillway.core.signal import Collected, Collection, DeviceSample, Liveness, 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 NAMESPACE = "chat"
 LONG_AGO = timedelta(hours=2)
+JUST_NOW = timedelta(seconds=20)
 
 
 def seconds(count: float) -> timedelta:
@@ -121,9 +122,10 @@ def make_pod(
     of: str = "llm",
     namespace: str = NAMESPACE,
     revision: int = 1,
-    since: datetime = NOW - LONG_AGO,
+    since: datetime | None = None,
     **over: Any,  # noqa: ANN401 -- fields of Pod, checked by its constructor
 ) -> Pod:
+    since = since or NOW - (LONG_AGO if phase is PodPhase.READY else JUST_NOW)
     name = f"{of}-r{revision}-{index:05d}"
     values: dict[str, Any] = {
         "key": ObjectKey(namespace, name),

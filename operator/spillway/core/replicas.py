@@ -67,7 +67,10 @@ def classify(
     pending_timeout: timedelta,
     now: datetime,
 ) -> Replicas:
-    """Sort one target's pods by what they can do. A pod that loads for longer than its grace counts as broken."""
+    """Sort one target's pods by what they can do. A pod that loads for longer than its grace counts as broken.
+
+    The grace runs from when the pod stopped being Ready or got its node: hours of service or of waiting use none of it.
+    """
     settled: list[Pod] = []
     unsettled: list[Pod] = []
     loading: list[Pod] = []
@@ -90,7 +93,7 @@ def classify(
             case PodPhase.BROKEN:
                 broken.append(pod)
                 current_broken += is_current
-            case PodPhase.LOADING if now - pod.created_at > rules.load_grace:
+            case PodPhase.LOADING if now - pod.since > rules.load_grace:
                 broken.append(pod)
                 current_broken += is_current
             case _:

@@ -125,7 +125,7 @@ def assess(
     """Judge the settled pods' samples: Fresh, Partial, Low, Suspect or Unknown, by the table of workload-autoscalers C.3.
 
     `pods` are ((namespace, name), GPUs) of the settled Ready pods. Degraded, Zero and "all zero at once" need memory and
-    are decided by `core.stabilize`. Without settled pods or samples the answer is Unknown, never 0.
+    are decided by `core.observe`. Without settled pods or samples the answer is Unknown, never 0.
     """
     if isinstance(collection, NotCollected):
         return Assessment(state=SignalState.UNKNOWN, reason=collection.reason, message=collection.message)
@@ -167,15 +167,15 @@ class _Found:
 
 def _judge(found: _Found, *, readings: Sequence["_PodReading"], known: int) -> Assessment:
     disagreeing = sum(1 for reading in readings if reading.disagrees)
-    if disagreeing:
+    if found.coverage < HALF:
+        state, reason = SignalState.LOW, SignalReason.LOW_COVERAGE
+        message = f"Only {known} of {len(readings)} pods report GPU metrics ({_commonest(readings)}); holding"
+    elif disagreeing:
         state, reason = SignalState.SUSPECT, SignalReason.CONTRADICTORY
         message = (
             f"{disagreeing} pods: one activity metric says busy, the other says zero. Not shrinking; "
             "re-arm profiling by restarting dcgm-exporter on their nodes"
         )
-    elif found.coverage < HALF:
-        state, reason = SignalState.LOW, SignalReason.LOW_COVERAGE
-        message = f"Only {known} of {len(readings)} pods report GPU metrics ({_commonest(readings)}); holding"
     elif known < len(readings):
         state, reason = SignalState.PARTIAL, SignalReason.PARTIAL
         message = f"{known} of {len(readings)} pods report GPU metrics ({_commonest(readings)})"
