@@ -127,6 +127,67 @@ def test_scale_cannot_be_read_while_replicas_is_unset(api: ControlPlane, namespa
     assert refusal.value.status == 500
 
 
+def start_hpa(api: ControlPlane, namespace: str) -> str:
+    """Point a real HPA at the GpuWorkload llm-chat and return the HPA's path."""
+    path = f"/apis/autoscaling/v2/namespaces/{namespace}/horizontalpodautoscalers"
+    target = {"apiVersion": names.API_VERSION, "kind": names.WORKLOAD_KIND, "name": "llm-chat"}
+    cpu = {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 50}}
+    spec = {"scaleTargetRef": target, "maxReplicas": 8, "metrics": [{"type": "Resource", "resource": cpu}]}
+    manifest = {
+        "apiVersion": "autoscaling/v2",
+        "kind": "HorizontalPodAutoscaler",
+        "metadata": {"name": "hpa"},
+    }
+    api.client.post(path, manifest | {"spec": spec})
+    return f"{path}/hpa"
+
+
+def wait_able_to_scale(api: ControlPlane, hpa: str, *, reason: str, message: str) -> None:
+    """Wait for the HPA's condition AbleToScale; its controller learns of a new kind only every 30 s."""
+
+    def found() -> bool:
+        conditions = api.client.get(hpa).get("status", {}).get("conditions") or []
+        able = next((item for item in conditions if item["type"] == "AbleToScale"), {})
+        return able.get("reason") == reason and message in able["message"]
+
+    api.wait_for(found, 60, f"AbleToScale with reason {reason} and {message!r}")
+
+
+def test_an_hpa_can_drive_a_workload_whose_replicas_are_set(api: ControlPlane, namespace: str) -> None:
+    created = create(api, namespace, replicas=2)
+    status = GpuWorkloadStatus(replicas=2, selector="app=llm-chat").dump()
+    api.client.patch(f"{path_of(created)}/status", {"status": status})
+
+    hpa = start_hpa(api, namespace)
+
+    wait_able_to_scale(api, hpa, reason="SucceededGetScale", message="able to get the target's current scale")
+
+
+def test_an_hpa_cannot_start_while_replicas_is_unset(api: ControlPlane, namespace: str) -> None:
+    create(api, namespace)
+
+    hpa = start_hpa(api, namespace)
+
+    wait_able_to_scale(api, hpa, reason="FailedGetScale", message=".spec.replicas")
+
+
+def test_kubectl_get_shows_which_policy_is_the_cluster_default(api: ControlPlane) -> None:
+    policy = {
+        "apiVersion": names.API_VERSION,
+        "kind": names.POLICY_KIND,
+        "metadata": {"name": "api-schema-test"},
+    }
+    created = api.client.post(
+        f"{GROUP}/{names.POLICY_PLURAL}", policy | {"spec": {"defaults": {"minReplicas": 1}}}
+    )
+
+    header, row = api.kubectl("get", "gpup", created["metadata"]["name"]).strip().splitlines()
+    api.client.delete(f"{GROUP}/{names.POLICY_PLURAL}/api-schema-test")
+
+    assert header.split() == ["NAME", "DEFAULT", "READY", "CONFLICT", "AGE"]
+    assert row.split()[0] == "api-schema-test"
+
+
 FULL_STATUS = GpuWorkloadStatus(
     observed_generation=1,
     replicas=3,
