@@ -39,8 +39,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- /* The settings file: what the user set, and the two keys that only the chart can know. */ -}}
 {{- define "spillway.settings" -}}
 {{- $_ := required "settings.prometheus.url: name the Prometheus that scrapes dcgm-exporter, for example http://prometheus-operated.monitoring:9090" .Values.settings.prometheus.url -}}
-{{- $known := dict "leaseName" (include "spillway.fullname" .) "leaseNamespace" .Release.Namespace -}}
-{{- toYaml (merge dict .Values.settings $known) -}}
+{{- $known := dict "leaseName" (include "spillway.fullname" .) -}}
+{{- $fixed := dict "leaseNamespace" .Release.Namespace -}}
+{{- toYaml (merge dict $fixed .Values.settings $known) -}}
 {{- end -}}
 
 {{- /* The account, as a subject of role bindings. */ -}}
