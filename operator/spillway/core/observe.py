@@ -15,6 +15,7 @@ STEP_PERIOD = timedelta(seconds=60)
 COUNTED_SHARE = 0.8  # collections jitter; one that comes 12 s after the last still counts at 15 s
 RECOVERY_COLLECTIONS = 2
 BLIND_STATES = frozenset({SignalState.UNKNOWN, SignalState.LOW})
+SURE_STATES = frozenset({SignalState.FRESH, SignalState.PARTIAL})
 
 
 def replicas_for(load: float) -> int:
@@ -152,15 +153,16 @@ def _blindness(
     blindness = memory.blindness
     if not usable:
         # Pods that still load are no loss of metrics: a slow start must not look like an outage.
-        if assessment.reason is SignalReason.NO_SETTLED_PODS:
-            return replace(memory, blindness=replace(blindness, since=None))
-        return replace(memory, blindness=replace(blindness, since=blindness.since or now))
-    if blindness.since is not None:
-        was_long = now - blindness.since > stale_after
-        return replace(memory, blindness=Blindness(recovering=blindness.recovering or was_long))
-    if blindness.recovering and memory.streaks.fresh >= RECOVERY_COLLECTIONS:
+        is_lost = assessment.reason is not SignalReason.NO_SETTLED_PODS
+        since = (blindness.since or now) if is_lost else None
+        return replace(memory, blindness=replace(blindness, since=since))
+    was_long = blindness.since is not None and now - blindness.since > stale_after
+    if not was_long and not blindness.recovering:
+        return replace(memory, blindness=Blindness())
+    if memory.streaks.fresh >= RECOVERY_COLLECTIONS:
         return replace(memory, blindness=Blindness(), window=DownWindow())
-    return memory
+    # `since` stays until then: a signal that flickers is as good as none.
+    return replace(memory, blindness=replace(blindness, recovering=True))
 
 
 def _window(
@@ -193,7 +195,7 @@ def _zero(
     memory: WorkloadMemory, assessment: Assessment, *, workload: Workload, at: datetime, counted: bool
 ) -> tuple[WorkloadMemory, Assessment]:
     """A sudden zero everywhere may be a broken exporter. It is believed once counters moved through a whole down window."""
-    if assessment.state is not SignalState.FRESH or assessment.mean is None or assessment.mean > 0:
+    if assessment.state not in SURE_STATES or assessment.mean is None or assessment.mean > 0:
         return replace(memory, zero=ZeroWatch()), assessment
     zero = memory.zero
     if counted:
@@ -202,6 +204,8 @@ def _zero(
         memory = replace(memory, zero=zero)
     proof = zero.alive_since if memory.busy_value else zero.since
     if proof is not None and at - proof >= workload.scale_down.window:
+        if assessment.state is SignalState.PARTIAL:
+            return memory, assessment
         return replace(memory, busy_value=0.0), replace(assessment, state=SignalState.ZERO)
     if not memory.busy_value:
         return memory, assessment
@@ -245,7 +249,7 @@ def _degraded(
 
 def _loss(memory: WorkloadMemory, assessment: Assessment, *, counted: bool, now: datetime) -> WorkloadMemory:
     """Keep the last value that was surely real, and when a busy workload lost its signal (for the circuit breaker)."""
-    if assessment.state in (SignalState.FRESH, SignalState.PARTIAL):
+    if assessment.state in SURE_STATES:
         value = assessment.mean if counted and assessment.mean else memory.busy_value
         return replace(memory, busy_value=value, lost_at=None)
     if assessment.state is SignalState.ZERO:
