@@ -141,8 +141,12 @@ def make_pod(
 
 
 def make_pods(
-    count: int, phase: PodPhase = PodPhase.READY, *, start: int = 0, **over: Any
-) -> tuple[Pod, ...]:  # noqa: ANN401
+    count: int,
+    phase: PodPhase = PodPhase.READY,
+    *,
+    start: int = 0,
+    **over: Any,  # noqa: ANN401 -- fields of Pod
+) -> tuple[Pod, ...]:
     return tuple(make_pod(start + index, phase, **over) for index in range(count))
 
 

@@ -62,8 +62,9 @@ def _propose_seeing(
     if down is None:
         return _within(assessment, current=current, high=high, low=low)
     floor = replicas_for(down * replicas.ready / (N_MINUS_ONE_SHARE * high))
-    if replicas.unschedulable and floor < current:
-        return _propose_cancel(down, floor=floor, replicas=replicas, current=current)
+    kept = max(floor, without_pending(replicas, pending=len(replicas.unschedulable), current=current))
+    if replicas.unschedulable and kept < current:
+        return _propose_cancel(down, kept=kept, replicas=replicas, current=current)
     if low is not None and down >= low - EPSILON:
         return _within(assessment, current=current, high=high, low=low)
     return _propose_down(down, floor=floor, high=high, low=low, replicas=replicas, current=current)
@@ -88,11 +89,20 @@ def _propose_up(value: float, *, high: float, memory: WorkloadMemory, replicas: 
     return Proposal(replicas=needed + len(replicas.broken), cause=cause, message=message)
 
 
-def _propose_cancel(value: float, *, floor: int, replicas: Replicas, current: int) -> Proposal:
+def without_pending(replicas: Replicas, *, pending: int, current: int) -> int:
+    """Return the count that drops *pending* pods without a node and no other one.
+
+    During a rollout such a pod may be a surge pod, which is no part of the count: 4 serve, 1 surges, 4 stay.
+    """
+    return min(current, max(current - pending, replicas.standing))
+
+
+def _propose_cancel(value: float, *, kept: int, replicas: Replicas, current: int) -> Proposal:
     pending = len(replicas.unschedulable)
-    target = max(floor, current - pending)
-    message = f"Load fell to {value:.0%} while {pending} pods wait for a node: taking back {current - target} of them"
-    return Proposal(replicas=target, cause=Cause.PENDING_CANCELLED, message=message, is_cancel=True)
+    message = (
+        f"Load fell to {value:.0%} while {pending} pods wait for a node: taking back {current - kept} of them"
+    )
+    return Proposal(replicas=kept, cause=Cause.PENDING_CANCELLED, message=message, is_cancel=True)
 
 
 def _propose_down(

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from spillway.core import conflict, stabilize
 from spillway.core.breaker import advance_breaker
-from spillway.core.demand import Proposal, propose
+from spillway.core.demand import Proposal, propose, without_pending
 from spillway.core.memory import Elasticity, Exhausted, Memory, WorkloadMemory
 from spillway.core.model import (
     Deployment,
@@ -219,8 +219,8 @@ def _proposal(view: _View) -> Proposal:
     if current == 0:
         return Proposal(replicas=0, cause=Cause.NOT_DECIDED, message="The target stands at 0 replicas")
     blind = view.assessment.state in stabilize.BLIND
-    if view.replicas.waiting_long and not blind:
-        kept = current - view.replicas.waiting_long
+    kept = without_pending(view.replicas, pending=view.replicas.waiting_long, current=current)
+    if kept < current and not blind:
         message = f"{view.replicas.waiting_long} pods found no node for too long; releasing their claim"
         return Proposal(replicas=kept, cause=Cause.PENDING_RELEASED, message=message, is_cancel=True)
     return propose(
@@ -233,15 +233,16 @@ def _proposal(view: _View) -> Proposal:
 
 
 def _exhaustion(view: _View, *, now: datetime) -> Exhausted | None:
-    """Latch that no node took the pods; each failure after a wait doubles the next one, from 5 to 60 min."""
-    latch = view.memory.exhausted
-    placed = view.deployment.replicas - len(view.replicas.unschedulable)
-    if view.replicas.waiting_long and (latch is None or now >= latch.until):
+    """Latch that no node took the pods; each failure after a wait doubles the next one, from 5 to 60 min.
+
+    Only pods that run beyond the cap prove that there is room again: ones just asked for prove nothing.
+    """
+    latch, replicas = view.memory.exhausted, view.replicas
+    if replicas.waiting_long and (latch is None or now >= latch.until):
+        cap = without_pending(replicas, pending=len(replicas.unschedulable), current=view.deployment.replicas)
         steps = 0 if latch is None else latch.steps + 1
-        return Exhausted(
-            cap=placed, until=now + min(BACK_OFF_MAX, BACK_OFF * 2 ** min(steps, 4)), steps=steps
-        )
-    if latch is not None and now >= latch.until and not view.replicas.unschedulable and placed > latch.cap:
+        return Exhausted(cap=cap, until=now + min(BACK_OFF_MAX, BACK_OFF * 2 ** min(steps, 4)), steps=steps)
+    if latch is not None and now >= latch.until and replicas.ready > latch.cap:
         return None
     return latch
 

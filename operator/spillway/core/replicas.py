@@ -33,6 +33,11 @@ class Replicas:
         return len(self.settled) + len(self.unsettled)
 
     @property
+    def standing(self) -> int:
+        """Pods that hold a place, whether they serve or not; all but those that find no node."""
+        return self.ready + len(self.loading) + len(self.broken)
+
+    @property
     def counts(self) -> ReplicaCounts:
         """The same in numbers, for people."""
         return ReplicaCounts(

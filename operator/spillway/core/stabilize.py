@@ -17,6 +17,9 @@ from spillway.core.replicas import Replicas
 from spillway.core.signal import Assessment, SignalState
 
 UP_COLLECTIONS = 2
+JITTER = timedelta(
+    seconds=1
+)  # collections come some ms early or late; a window must not wait a whole one for that
 BLIND = frozenset({SignalState.UNKNOWN, SignalState.LOW, SignalState.DEGRADED})
 
 
@@ -110,7 +113,10 @@ def limit_by_elasticity(s: Situation, count: int) -> Limit | None:
 
 def limit_by_supply(s: Situation, count: int) -> Limit | None:
     """Replicas that are still loading or waiting for a node are on their way: do not ask twice."""
-    if count > s.current or s.proposal.cause not in (Cause.UTILIZATION_HIGH, Cause.UTILIZATION_PEGGED):
+    if (
+        s.proposal.cause not in (Cause.UTILIZATION_HIGH, Cause.UTILIZATION_PEGGED)
+        or s.proposal.replicas > s.current
+    ):
         return None
     starting = s.current - s.replicas.ready - len(s.replicas.broken)
     message = f"{count} are needed and {s.current} are asked for, {starting} of them still starting"
@@ -179,7 +185,7 @@ def limit_up_window(s: Situation, count: int) -> Limit | None:
     streaks, window = s.memory.streaks, s.workload.scale_up.window
     since, at = streaks.high_since, streaks.collected_at
     lasted = at - since if since is not None and at is not None else timedelta(0)
-    if streaks.high >= UP_COLLECTIONS and lasted >= window:
+    if streaks.high >= UP_COLLECTIONS and lasted >= window - JITTER:
         return None
     seconds = int(window.total_seconds())
     message = (
@@ -189,13 +195,19 @@ def limit_up_window(s: Situation, count: int) -> Limit | None:
 
 
 def limit_down_window(s: Situation, count: int) -> Limit | None:
-    """Go no lower than the highest need of the whole window, and only if utilization was low for all of it."""
-    if count >= s.current or s.proposal.is_cancel:
+    """Go no lower than the highest need of the whole window, and only if utilization was low for all of it.
+
+    Taking back pods that found no node waits for no low window, but for a watched one: after a restart, an outage or somebody
+    else's change nobody can say yet that the pods are not wanted.
+    """
+    if count >= s.current:
         return None
     window, length = s.memory.window, s.workload.scale_down.window
     seconds = int(length.total_seconds())
     if window.since is None or window.last is None or window.last - window.since < length:
         return _hold_for_window(s, count, seconds=seconds)
+    if s.proposal.is_cancel:
+        return None
     if window.above_low_at is not None and window.last - window.above_low_at < length:
         until = s.now + (length - (window.last - window.above_low_at))
         return _hold(
@@ -234,8 +246,11 @@ def _seconds(duration: timedelta) -> int:
 
 
 def limit_by_cooldown(s: Situation, count: int) -> Limit | None:
-    """No down until a while after the last replica turned Ready; no up right after a down."""
+    """No down while a replica loads and until a while after the last one turned Ready; no up right after a down."""
     if count < s.current and not s.proposal.is_cancel:
+        if s.replicas.loading:
+            message = f"{len(s.replicas.loading)} replicas are still loading; shrinking waits for them"
+            return _hold(s, count, LimitReason.DOWN_COOLDOWN, message)
         ready_at, wait = s.replicas.last_ready_at, s.workload.scale_down.cooldown
         if ready_at is not None and s.now - ready_at < wait:
             message = f"A replica turned Ready {_seconds(s.now - ready_at)} s ago; shrinking waits {_seconds(wait)} s"
@@ -261,8 +276,6 @@ def limit_by_rollout(s: Situation, count: int) -> Limit | None:
     if not s.rolling or count == s.current:
         return None
     if count < s.current:
-        if s.proposal.is_cancel:
-            return None
         return _hold(
             s, count, LimitReason.ROLLOUT_IN_PROGRESS, "A rollout is under way; shrinking waits for its end"
         )

@@ -3,11 +3,11 @@
 from datetime import timedelta
 
 import pytest
+from tests.builders import NOW, make_deployment, make_pod, make_pods, make_snapshot, make_workload, seconds
 
 from spillway.core.model import PodPhase
 from spillway.core.plan import CapacityReason
 from spillway.core.replicas import Replicas, capacity_finding, classify, is_rolling_out, pods_by_deployment
-from tests.builders import NOW, make_deployment, make_pod, make_pods, make_snapshot, make_workload, seconds
 
 
 def classes(*pods: object, revision: int = 1) -> Replicas:

@@ -1,9 +1,9 @@
 """What samples add up to: validity, coverage, and the states of the permission table that need no memory."""
 
 import pytest
+from tests.builders import NOW, make_pods, make_sample, not_collected, seconds
 
 from spillway.core.signal import Assessment, Collected, Liveness, SignalReason, SignalState, assess
-from tests.builders import NOW, make_pods, make_sample, not_collected, seconds
 
 
 def judge(
