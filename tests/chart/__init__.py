@@ -1,0 +1,1 @@
+"""What the chart renders, and that it agrees with the operator it installs."""
