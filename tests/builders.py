@@ -291,7 +291,17 @@ def decide_one(snapshot: Snapshot, memory: Memory | None = None, *, now: datetim
 
 
 def plan_of(snapshot: Snapshot, memory: Memory | None = None, *, now: datetime = NOW) -> Plan:
-    return engine.decide(snapshot, memory or make_memory(*snapshot.workloads), now)
+    return engine.decide(snapshot, memory or _long_watch(snapshot), now)
+
+
+def _long_watch(snapshot: Snapshot) -> Memory:
+    found = {}
+    for workload in snapshot.workloads:
+        deployment = snapshot.deployments.get(workload.target_key)
+        found[workload.uid] = make_workload_memory(
+            workload, replicas=deployment.replicas if deployment else 0
+        )
+    return Memory(workloads=found)
 
 
 def reasons(decision: Decision) -> tuple[LimitReason, ...]:

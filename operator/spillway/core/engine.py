@@ -163,14 +163,10 @@ def _decide_one(view: _View, *, breaker_open: bool, now: datetime) -> tuple[Deci
     proposal = _proposal(view)
     situation = _situation(view, proposal, breaker_open=breaker_open, now=now)
     desired, limits = proposal.replicas, proposal.limits
-    limit: Limit | None = None
     if proposal.cause is Cause.PINNED:
-        limit = stabilize.limit_by_policy(situation, desired)
+        desired, limits = stabilize.limit_pin(situation)
     elif proposal.cause is not Cause.NOT_DECIDED:
         desired, limits = stabilize.limit_signal(situation)
-        limit = _instruction(situation, desired)
-    if limit is not None:
-        desired, limits = limit.after, (*limits, limit)
     decision = Decision(
         key=view.workload.key,
         uid=view.workload.uid,
@@ -247,37 +243,30 @@ def _exhaustion(view: _View, *, now: datetime) -> Exhausted | None:
     return latch
 
 
-def _instruction(s: stabilize.Situation, desired: int) -> Limit | None:
-    """A lowered maxReplicas is an order, not a guess: it shrinks in any metric state, by down steps without a window."""
-    allowed = s.workload.max_replicas
-    if s.current <= allowed or desired <= allowed:
-        return None
-    step = stabilize.limit_down_step(s, allowed)
-    after = allowed if step is None else step.after
-    message = f"maxReplicas is {allowed}" + ("" if step is None else f"; {step.message}")
-    return Limit(
-        reason=LimitReason.MAX_REPLICAS,
-        before=desired,
-        after=after,
-        message=message,
-        until=step.until if step else None,
-    )
-
-
 def _within_gpu_budgets(drafts: Iterable[tuple[_View, Decision]]) -> Iterable[tuple[_View, Decision]]:
     """Grant GPUs in each namespace by pod priority, then age, then name; what stands or is under way counts first."""
     order = sorted(
         drafts, key=lambda d: (-d[0].deployment.priority, d[0].workload.created_at, d[0].workload.key)
     )
-    used: dict[str, int] = defaultdict(int)
-    for view, decision in order:
-        used[decision.key.namespace] += max(decision.current, _asked(view)) * decision.gpus_per_pod
+    used = _gpus_in_use(order)
     for view, decision in order:
         granted = _grant(view, decision, used=used[decision.key.namespace])
         growth = max(0, granted.desired - max(granted.current, _asked(view)))
         if granted.inactive is None:
             used[decision.key.namespace] += growth * decision.gpus_per_pod
         yield view, granted
+
+
+def _gpus_in_use(drafts: Iterable[tuple[_View, Decision]]) -> dict[str, int]:
+    """Sum by namespace what stands or is under way; a target that two GpuWorkloads name counts once."""
+    by_target = {
+        view.deployment.key: max(decision.current, _asked(view)) * decision.gpus_per_pod
+        for view, decision in drafts
+    }
+    used: dict[str, int] = defaultdict(int)
+    for key, gpus in by_target.items():
+        used[key.namespace] += gpus
+    return used
 
 
 def _asked(view: _View) -> int:
@@ -317,9 +306,8 @@ def _grant(view: _View, decision: Decision, *, used: int) -> Decision:
 def _with_bounds(view: _View, decision: Decision) -> Decision:
     if decision.current == 0 and decision.cause is Cause.NOT_DECIDED:
         return decision
-    if decision.limits and decision.limits[-1].reason is LimitReason.MAX_REPLICAS:
-        return decision
-    return _limited(decision, stabilize.limit_by_bounds(view.workload, decision.desired))
+    limit = stabilize.limit_by_bounds(view.workload, decision.desired, current=decision.current)
+    return _limited(decision, limit)
 
 
 def _bound(view: _View, decision: Decision) -> Decision:

@@ -53,12 +53,20 @@ Limiter = Callable[[Situation, int], Limit | None]
 
 def limit_signal(situation: Situation) -> tuple[int, tuple[Limit, ...]]:
     """Apply every limit before GPU budget and bounds; return the count and each limit that changed it."""
-    count = situation.proposal.replicas
+    proposal = situation.proposal
+    count = proposal.limits[-1].after if proposal.limits else proposal.replicas
+    count, limits = _apply((*SIGNAL_LIMITERS, limit_by_instruction), situation, count)
+    return count, (*proposal.limits, *limits)
+
+
+def limit_pin(situation: Situation) -> tuple[int, tuple[Limit, ...]]:
+    """Apply the limits that also hold for a pin, before GPU budget and bounds; a pin needs no window and no step."""
+    return _apply((limit_by_policy, limit_by_instruction), situation, situation.proposal.replicas)
+
+
+def _apply(limiters: tuple[Limiter, ...], situation: Situation, count: int) -> tuple[int, tuple[Limit, ...]]:
     limits: list[Limit] = []
-    for limit_of_proposal in situation.proposal.limits:
-        count = limit_of_proposal.after
-        limits.append(limit_of_proposal)
-    for limiter in SIGNAL_LIMITERS:
+    for limiter in limiters:
         limit = limiter(situation, count)
         if limit is not None:
             count = limit.after
@@ -156,9 +164,14 @@ def limit_up_step(s: Situation, count: int) -> Limit | None:
 
 
 def limit_down_step(s: Situation, count: int) -> Limit | None:
-    """At most the larger of percent and count per 60 s, counted from the highest replicas seen; at takeover it is spent."""
+    """At most the larger of percent and count per 60 s; pods that found no node are no part of it."""
     if count >= s.current or s.proposal.is_cancel:
         return None
+    return step_down(s, count)
+
+
+def step_down(s: Situation, count: int) -> Limit | None:
+    """Spend the budget of one down step, counted from the highest replicas seen in 60 s; at takeover it is spent."""
     if s.now - s.memory.first_seen < STEP_PERIOD:
         until = s.memory.first_seen + STEP_PERIOD
         return _hold(s, count, LimitReason.TAKEOVER, "Just took over; shrinking waits 60 s", until)
@@ -319,21 +332,42 @@ def limit_by_gpus(
     return Limit(reason=reason, before=count, after=highest, message=message)
 
 
-def limit_by_bounds(workload: Workload, count: int) -> Limit | None:
-    """Keep the count between minReplicas and maxReplicas; the maximum wins."""
-    if count > workload.max_replicas:
+def limit_by_instruction(s: Situation, count: int) -> Limit | None:
+    """A lowered maxReplicas is an order, not a guess: it shrinks in any metric state, by down steps without a window.
+
+    A count below the maximum, such as a pin, is left alone. Settings that may be the wrong ones shrink nothing.
+    """
+    allowed = s.workload.max_replicas
+    if s.current <= allowed or count <= allowed:
+        return None
+    step = step_down(s, allowed) if s.workload.unresolved is None else limit_by_policy(s, allowed)
+    reachable = allowed if step is None else step.after
+    after = max(allowed, min(count, reachable))
+    if after == count and count < s.current:
+        return None
+    message = f"maxReplicas is {allowed}" + ("" if step is None else f"; {step.message}")
+    return Limit(
+        reason=LimitReason.MAX_REPLICAS,
+        before=count,
+        after=after,
+        message=message,
+        until=step.until if step else None,
+    )
+
+
+def limit_by_bounds(workload: Workload, count: int, *, current: int) -> Limit | None:
+    """Keep the count between minReplicas and maxReplicas; the maximum wins.
+
+    A target that stands above the maximum is `limit_by_instruction`'s: it comes down in steps.
+    """
+    highest = max(workload.max_replicas, current)
+    lowest = min(workload.min_replicas, workload.max_replicas)
+    if count > highest:
         message = f"maxReplicas is {workload.max_replicas}"
-        return Limit(
-            reason=LimitReason.MAX_REPLICAS, before=count, after=workload.max_replicas, message=message
-        )
-    if count < min(workload.min_replicas, workload.max_replicas):
-        after = min(workload.min_replicas, workload.max_replicas)
-        return Limit(
-            reason=LimitReason.MIN_REPLICAS,
-            before=count,
-            after=after,
-            message=f"minReplicas is {workload.min_replicas}",
-        )
+        return Limit(reason=LimitReason.MAX_REPLICAS, before=count, after=highest, message=message)
+    if count < lowest:
+        message = f"minReplicas is {workload.min_replicas}"
+        return Limit(reason=LimitReason.MIN_REPLICAS, before=count, after=lowest, message=message)
     return None
 
 
