@@ -15,6 +15,8 @@ STEP_PERIOD = timedelta(seconds=60)
 COUNTED_SHARE = 0.8  # collections jitter; one that comes 12 s after the last still counts at 15 s
 RECOVERY_COLLECTIONS = 2
 BLIND_STATES = frozenset({SignalState.UNKNOWN, SignalState.LOW})
+# Nothing was lost: the first query still runs, or all pods have just started.
+NOT_YET = frozenset({SignalReason.NOT_COLLECTED, SignalReason.NO_SETTLED_PODS})
 SURE_STATES = frozenset({SignalState.FRESH, SignalState.PARTIAL})
 
 
@@ -47,18 +49,10 @@ def observe_target(
 ) -> WorkloadMemory:
     """Note the observed replica count; a change that no act of ours explains is foreign.
 
-    A re-created target (new uid) starts a new memory of counts, as does the first sight of it.
+    A re-created target (new uid) is another thing that happens to have the same name: nothing of the old one is kept.
     """
     if memory.target_uid != deployment.uid:
-        memory = replace(
-            memory,
-            target_uid=deployment.uid,
-            first_seen=now,
-            seen=(),
-            foreign_at=None,
-            last_down_at=None,
-            exhausted=None,
-        )
+        memory = WorkloadMemory(first_seen=now, target_uid=deployment.uid)
     count = deployment.replicas
     seen = memory.seen
     previous = seen[-1][1] if seen else count
@@ -254,6 +248,8 @@ def _loss(memory: WorkloadMemory, assessment: Assessment, *, counted: bool, now:
         return replace(memory, busy_value=value, lost_at=None)
     if assessment.state is SignalState.ZERO:
         return replace(memory, lost_at=None)
+    if assessment.reason in NOT_YET:
+        return memory
     if memory.busy_value:
         return replace(memory, lost_at=memory.lost_at or now)
     return replace(memory, lost_at=None)
