@@ -385,8 +385,9 @@ class _Stream(Generic[T]):
         self._failures += 1
         forbidden = isinstance(error, Forbidden)
         # A single cut or expired watch is everyday life, and heals by itself.
-        if self.problem is None and (forbidden or self._failures > 1):
-            log.warning("%s", error)
+        if forbidden or self._failures > 1:
+            if self.problem is None:
+                log.warning("%s", error)
             self.problem = Problem(call=error.call, message=str(error), forbidden=forbidden)
         return self._timings.forbidden if forbidden else self._pause(error)
 
