@@ -32,7 +32,7 @@ RIGHTS = {
     "spillway-status": {("spillway.dev", "gpuworkloads/status", ("patch",))},
     "spillway-cluster-status": {("spillway.dev", "gpupolicies/status", ("patch",))},
     "spillway-scale": {("apps", "deployments/scale", ("get", "patch"))},
-    "spillway-events": {("", "events", ("create", "patch"))},
+    "spillway-events": {("", "events", ("create",))},
     "spillway-lease": {
         ("coordination.k8s.io", "leases", ("get", "update")),
         ("coordination.k8s.io", "leases", ("create",)),

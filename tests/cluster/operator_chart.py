@@ -104,10 +104,8 @@ def installed_chart(
     """
     release = f"spillway-{uuid.uuid4().hex[:8]}"
     own = {"prometheus": {"url": PROMETHEUS_URL}, "watchNamespaces": [namespace]}
-    given = laid_over(
-        {"settings": laid_over(own, settings or {}), "crds": {"enabled": False}, "nodeSelector": NOWHERE},
-        values or {},
-    )
+    base = {"settings": laid_over(own, settings or {}), "crds": {"enabled": False}}
+    given = {"nodeSelector": NOWHERE, **laid_over(base, values or {})}
     helm.run("install", release, str(CHART), "--namespace", namespace, values=given)
     try:
         yield _look_at(cluster, release, namespace)
