@@ -14,9 +14,10 @@ from spillway.app.metrics import Metrics
 from spillway.app.operations import HoldsLease, Operations
 from spillway.app.report import Reporter
 from spillway.app.snapshots import SnapshotBuilder, Timings, View
+from spillway.app.wakeup import Leadership, Wakeup
 from spillway.core import confirm, engine
 from spillway.core.memory import Memory
-from spillway.core.model import Mode, ObjectKey, Operation
+from spillway.core.model import Mode, ObjectKey, Operation, OperationState
 from spillway.core.plan import Decision, Plan
 from spillway.core.replay import History, replay
 from spillway.core.signal import NotCollected
@@ -24,6 +25,7 @@ from spillway.core.signal import NotCollected
 log = logging.getLogger(__name__)
 
 DEBOUNCE_SECONDS = 0.25  # a rollout or a reclaim comes as a burst of events; decide once for all of them
+ENDED = frozenset({OperationState.LANDED, OperationState.FAILED})
 STALL_EVALUATIONS = 4  # passes missed in a row before the probe fails
 
 
@@ -54,6 +56,8 @@ class Loop:
     operations: Operations
     reporter: Reporter
     lease: HoldsLease
+    leadership: Leadership
+    wakeup: Wakeup
     metrics: Metrics
     timings: Timings
     fleet_mode: Callable[[], Mode]
@@ -63,29 +67,21 @@ class Loop:
     last: LastPass | None = None
     waiting: str = "starting"
     _memory: Memory | None = None
+    _refill: asyncio.Task[History | NotCollected] | None = None
     _pending: Mapping[confirm.Key, confirm.Pending] = field(default_factory=dict)
-    _woken: asyncio.Event = field(default_factory=asyncio.Event)
     _why: dict[ObjectKey, Decision] = field(default_factory=dict)
+    _term: int = 0
     _beat: float = 0.0
 
-    def wake(self, _cause: str) -> None:
-        """Ask for a pass soon. May be called often; it only sets a flag."""
-        self._woken.set()
-
-    def lead(self) -> None:
-        """Take over: nothing another operator remembered is known here, so memory is refilled before the first plan."""
-        self._reset()
-        self.metrics.leader.set(1)
-        self.wake("lease")
-
-    def follow(self) -> None:
-        """Stop deciding: somebody else leads."""
-        self._reset()
-        self.metrics.leader.set(0)
+    def _begin_term(self) -> None:
+        """Forget everything of the last term: another operator may have written since."""
+        self._term = self.leadership.term
+        self.metrics.leader.set(self.leadership.leads)
         self.metrics.workloads.forget()
-
-    def _reset(self) -> None:
         self._memory = None
+        if self._refill is not None:
+            self._refill.cancel()
+            self._refill = None
         self._pending = {}
         self._why.clear()
         self.last = None
@@ -101,26 +97,20 @@ class Loop:
         """Run passes until cancelled: on each wake-up, when the plan's own time comes, and at every evaluation."""
         self._beat = self.steady()
         while True:
-            await self._wait()
-            self._woken.clear()
+            await self.wakeup.wait(seconds=self._patience())
             started = self.steady()
-            result = await self._one_pass()
+            result = self._one_pass()
             self._beat = self.steady()
             lasted = self._beat - started
             self.metrics.passes.labels(result).inc()
             self.metrics.pass_seconds.observe(lasted)
             await asyncio.sleep(max(DEBOUNCE_SECONDS, 2 * lasted))
 
-    async def _wait(self) -> None:
+    def _patience(self) -> float:
+        """Seconds until time alone could change something, one evaluation at most."""
         seconds = self.timings.evaluation.total_seconds()
         wake_at = self._wake_at()
-        if wake_at is not None:
-            seconds = min(seconds, max(0.0, (wake_at - self.now()).total_seconds()))
-        try:
-            async with asyncio.timeout(seconds):
-                await self._woken.wait()
-        except TimeoutError:
-            return
+        return seconds if wake_at is None else min(seconds, (wake_at - self.now()).total_seconds())
 
     def _wake_at(self) -> datetime | None:
         times = [found.since + self.timings.confirm for found in self._pending.values()]
@@ -129,16 +119,18 @@ class Loop:
         ahead = [at for at in times if at > self.now()]
         return min(ahead, default=None)
 
-    async def _one_pass(self) -> str:
+    def _one_pass(self) -> str:
         """Run one pass and return how it ended. A bug in it is logged and does not end the loop: the next pass is fresh."""
         try:
-            return await self._decide_and_act()
+            return self._decide_and_act()
         except Exception:  # the loop is the operator: it must outlive one bad pass
             log.exception("a pass failed; nothing was decided in it")
             self._pending = {}
             return "error"
 
-    async def _decide_and_act(self) -> str:
+    def _decide_and_act(self) -> str:
+        if self._term != self.leadership.term:
+            self._begin_term()
         obstacle = self._obstacle()
         if obstacle is not None:
             if obstacle != self.waiting:
@@ -150,10 +142,10 @@ class Loop:
             log.info("deciding")
             self.waiting = ""
         view = self._view()
-        if self._memory is None:
-            self._memory = await self._refill(view)
-            return "refilled"
-        self._pass(view, self._memory)
+        memory = self._memory or self._refilled(view)
+        if memory is None:
+            return "refilling"
+        self._pass(view, memory)
         return "ok"
 
     def _obstacle(self) -> str | None:
@@ -180,22 +172,44 @@ class Loop:
         return "the caches are being filled"
 
     def _view(self) -> View:
-        deployments = self.caches.deployments.store
+        operations = self.operations.collect(self.caches.deployments.store.get)
+        for operation in operations:
+            self._note(operation)
         return self.builder.build(
             activity=self.activity.latest(),
             collection=self.activity.serial,
-            operations=self.operations.collect(deployments.get),
+            operations=operations,
             fleet_mode=self.fleet_mode(),
         )
 
-    async def _refill(self, view: View) -> Memory:
-        """Replay recorded metrics into the windows. Without history they start empty, and nothing shrinks until they are full."""
+    def _note(self, operation: Operation) -> None:
+        """Tell of an act that ended; every one is seen ended exactly once."""
+        if operation.state not in ENDED:
+            return
+        self.reporter.note(operation, self._why.pop(operation.act.target, None))
+        if operation.state is OperationState.LANDED:
+            self.metrics.workloads.scaled(operation.act.workload, up=operation.act.is_growth)
+
+    def _refilled(self, view: View) -> Memory | None:
+        """Replay recorded metrics into the windows; None while they are being read.
+
+        Without history the windows start empty, and nothing shrinks until they are full.
+        """
         windows = [workload.scale_down.window for workload in view.snapshot.workloads]
         if not windows:
             return Memory()
-        history = await self.history.history(
-            window=max(windows) + self.timings.stale_after, step=self.timings.evaluation
-        )
+        if self._refill is None:
+            self._refill = asyncio.create_task(
+                self.history.history(
+                    window=max(windows) + self.timings.stale_after, step=self.timings.evaluation
+                ),
+                name="read history",
+            )
+            self._refill.add_done_callback(lambda _: self.wakeup.wake("history"))
+        if not self._refill.done():
+            return None
+        history = self._refill.result()
+        self._refill = None
         if isinstance(history, NotCollected):
             log.warning("windows start empty, since history could not be read: %s", history.message)
             return Memory()
@@ -226,9 +240,3 @@ class Loop:
         self.metrics.invalid.labels("GpuWorkload").set(len(view.invalid))
         self.metrics.invalid.labels("GpuPolicy").set(len(view.invalid_policies))
         self.metrics.last_pass.set(wall.timestamp())
-
-    def ended(self, operation: Operation) -> None:
-        """Take note of an act that landed or failed."""
-        self.reporter.note(operation, self._why.pop(operation.act.target, None))
-        if not operation.error:
-            self.metrics.workloads.scaled(operation.act.workload, up=operation.act.is_growth)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -13,6 +13,8 @@ from spillway.adapters.kube.resources import Call
 from spillway.api.convert import Converted, CostLabels
 from spillway.core.model import ObjectKey
 from spillway.core.plan import Decision
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series per counter that nobody reads
 
 KEY = ("namespace", "workload")
 COST = (*KEY, "team", "application", "model")
@@ -227,7 +229,7 @@ class Metrics:
         """Count one exchange with the API server."""
         self.requests.labels(call.verb, call.resource, code).inc()
 
-    def count_query(self, result: str, seconds: float) -> None:
+    def on_query(self, result: str, seconds: float) -> None:
         """Count one query of GPU activity."""
         self.queries.labels("gpu", result).inc()
         self.query_seconds.labels("gpu").observe(seconds)

@@ -41,14 +41,12 @@ class Operations:
         steady: Callable[[], float],
         give_up_seconds: float,
         wake: Callable[[str], None],
-        on_end: Callable[[Operation], None],
     ) -> None:
         self._set_replicas = set_replicas
         self._lease = lease
         self._steady = steady
         self._give_up_seconds = give_up_seconds
         self._wake = wake
-        self._on_end = on_end
         self._running: dict[ObjectKey, _Running] = {}
 
     def start(self, act: Act) -> None:
@@ -80,7 +78,6 @@ class Operations:
             running.operation = self._advance(running, deployments(target))
             if running.operation.state in (OperationState.LANDED, OperationState.FAILED):
                 del self._running[target]
-                self._on_end(running.operation)
             answer.append(running.operation)
         return tuple(answer)
 

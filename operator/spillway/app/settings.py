@@ -400,7 +400,7 @@ def _sentence(error: ErrorDetails, values: Mapping[str, Any], path: Path | None)
         name = "prometheus.url" if name == "prometheus" else name
         return f"{name} is not set. Set it, {_example(name)}, {place} as {_variable(name)}."
     if error["type"] == "extra_forbidden":
-        return f"{name} is no setting{_closest(keys)}. Remove or rename it {place.removesuffix(' or')}."
+        return f"{name} is no setting{_closest(keys)}. Rename or remove it {place.removesuffix(' or')}."
     if isinstance(value, Mapping):
         return f"{problem}."  # about several keys, which it names itself; their values may be secret
     return f"{name} is {value!r}: {problem}. Change it {place} as {_variable(name)}."
@@ -422,7 +422,7 @@ def _closest(keys: list[str]) -> str:
     section: type[BaseModel] = PrometheusConnection if keys[:1] == ["prometheus"] else Settings
     known = [to_camel(field) for field in section.model_fields]
     close = difflib.get_close_matches(keys[-1], known, n=1)
-    return f"; did you mean {close[0]}" if close else ""
+    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def _value_at(values: object, keys: list[str]) -> object:

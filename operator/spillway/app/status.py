@@ -160,11 +160,13 @@ def _with_record(
         return kept, False
     if kept:
         last = kept[-1]
-        same_result = (last.get("to"), decision.current) == (decision.desired, decision.desired)
-        if same_result and last.get("reason") == decision.reason:
+        # A reduction that waits to be confirmed stands for several passes; it is one decision.
+        stands = last.get("to") == decision.desired and decision.current in (last.get("from"), last.get("to"))
+        if stands and last.get("reason") == decision.reason:
             return kept, False
+        is_hold = last.get("to") == decision.desired == decision.current
         same_state = stored.get("state") == decision.signal.state.value
-        if same_result and same_state and now - _parse(last.get("time")) < QUIET:
+        if is_hold and same_state and now - _parse(last.get("time")) < QUIET:
             return kept, False
     return [*kept, record][-MAX_DECISIONS:], True
 

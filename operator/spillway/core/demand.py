@@ -113,6 +113,7 @@ def _propose_down(
     mark = f"below {low:.0%}" if low is not None else f"low for high mark {high:.0%}"
     message = f"GPU utilization {value:.0%} is {mark}: {max(floor, 1)} of {current} replicas would carry it"
     if wanted == current:
+        message = f"GPU utilization {value:.0%} is {mark}, and takes all {current} replicas"
         return Proposal(replicas=current, cause=Cause.WITHIN_BAND, message=message)
     limits: tuple[Limit, ...] = ()
     kept = min(current, floor)

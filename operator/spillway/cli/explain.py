@@ -1,0 +1,170 @@
+"""`spillway explain`: why a workload stands at its count, what limits it, and what would change it next."""
+
+import asyncio
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from spillway.adapters.kube.client import KubeClient, connect
+from spillway.adapters.kube.credentials import CredentialsError
+from spillway.adapters.kube.errors import KubeError, NotFound
+from spillway.app.caches import WORKLOADS
+from spillway.cli.live import LiveError, fetch_live
+
+Document = Mapping[str, Any]
+
+
+@click.command()
+@click.argument("name")
+@click.option("-n", "--namespace", default="default", show_default=True, help="Namespace of the GpuWorkload.")
+@click.option(
+    "--kubeconfig", type=click.Path(path_type=Path), help="Kubeconfig; else KUBECONFIG or ~/.kube/config."
+)
+@click.option("--context", help="Context of the kubeconfig.")
+@click.option("--operator-url", help="Metrics port of the operator, such as http://127.0.0.1:8080.")
+@click.option(
+    "--operator-namespace",
+    default="spillway-system",
+    show_default=True,
+    help="Where the operator's Service is.",
+)
+@click.option(
+    "--operator-service", default="spillway", show_default=True, help="Name of the operator's Service."
+)
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def explain(  # noqa: PLR0917  # click passes each option by its name
+    name: str,
+    namespace: str,
+    kubeconfig: Path | None,
+    context: str | None,
+    operator_url: str | None,
+    operator_namespace: str,
+    operator_service: str,
+    output: str,
+) -> None:
+    """Say why GpuWorkload NAME is at its count: signal, proposal, limits, result, where each setting came from, what is next.
+
+    Live values come from the operator, through the API server's service proxy or --operator-url. If it cannot be reached, what
+    the object's status says is printed.
+    """
+    path = f"/decisions/{namespace}/{name}"
+    service = f"/api/v1/namespaces/{operator_namespace}/services/http:{operator_service}:metrics/proxy"
+    try:
+        document, note = asyncio.run(
+            _find(
+                path,
+                kubeconfig=kubeconfig,
+                context=context,
+                operator_url=operator_url,
+                service=service,
+                stored=WORKLOADS.path(namespace=namespace, name=name),
+            )
+        )
+    except NotFound:
+        raise click.ClickException(
+            f"There is no GpuWorkload {name} in namespace {namespace}. List them: kubectl get gpuworkloads -A"
+        ) from None
+    except (KubeError, CredentialsError, LiveError) as exc:
+        raise click.ClickException(str(exc)) from exc
+    if output == "json":
+        click.echo(json.dumps(document, indent=2))
+        return
+    if note:
+        click.echo(note)
+    lines = render(document, now=datetime.now(UTC)) if "proposal" in document else render_stored(document)
+    click.echo("\n".join(lines))
+
+
+async def _find(
+    path: str,
+    *,
+    kubeconfig: Path | None,
+    context: str | None,
+    operator_url: str | None,
+    service: str,
+    stored: str,
+) -> tuple[Document, str]:
+    """Return the live document, or the stored object with a note why it is not live."""
+    if operator_url is not None:
+        return await fetch_live(operator_url, path), ""
+    client = await connect(kubeconfig=kubeconfig, context=context)
+    try:
+        return await _through_server(client, service + path, stored=stored)
+    finally:
+        await client.close()
+
+
+async def _through_server(client: KubeClient, live: str, *, stored: str) -> tuple[Document, str]:
+    found = await client.request("GET", stored)
+    try:
+        return await client.request("GET", live), ""
+    except KubeError as exc:
+        note = f"The operator cannot be asked ({exc.message}); this is what the status says:"
+        return found, note
+
+
+def render(document: Document, *, now: datetime) -> Iterator[str]:
+    """Yield the lines of a live explanation; no line of ours is wider than its content needs."""
+    if "problems" in document:
+        yield f"{document['workload']} is invalid and is left alone:"
+        yield from (f"  {problem}" for problem in document["problems"])
+        return
+    counts, signal, proposal = document["replicas"], document["signal"], document["proposal"]
+    yield f"{document['workload']} → {document['target']}   mode {document['mode']}   decided {document['at']}"
+    yield (
+        f"  now       {document['current']} replicas: {counts['ready']} ready ({counts['settled']} settled), "
+        f"{counts['loading']} loading, {counts['unschedulable']} without a node, {counts['broken']} broken"
+    )
+    age = signal["ageSeconds"]
+    aged = "" if age is None else f", oldest sample {age:.0f} s"
+    yield f"  signal    {signal['text']}, {signal['state']}{aged}"
+    yield f"            {signal['message']}"
+    yield f"  proposal  {proposal['replicas']}  {proposal['cause']}: {proposal['message']}"
+    yield from _labelled("limits", (_limit(limit) for limit in document["limits"]), none="none")
+    yield f"  result    {document['desired']}  {document['reason']}: {document['why']}"
+    yield from _labelled("next", _next(document, now=now), none="the next change of the signal")
+    for name in ("inactive", "conflict", "capacity"):
+        if document[name] is not None:
+            yield f"  {name:<9} {document[name]['reason']}: {document[name]['message']}"
+    if document["breaker"]["open"]:
+        lost, active = document["breaker"]["lost"], document["breaker"]["active"]
+        yield f"  breaker   open: {lost} of {active} busy workloads lost their metrics; nothing shrinks anywhere"
+    yield "  settings"
+    yield from (
+        f"    {item['path']:<36} {item['value']!s:>8}   {item['from']}" for item in document["settings"]
+    )
+
+
+def render_stored(found: Document) -> Iterator[str]:
+    """Yield what an object's own status says, for when the operator cannot be asked."""
+    status = found.get("status") or {}
+    yield f"{found['metadata']['namespace']}/{found['metadata']['name']} → {status.get('target', 'not seen yet')}"
+    yield f"  result    {status.get('desiredReplicas', '?')}  {status.get('reason', '?')}  {status.get('signal', '')}"
+    for record in reversed(status.get("decisions") or []):
+        yield f"  {record['time']}  {record['from']} → {record['to']}  {record.get('reason')}: {record.get('message')}"
+    for item in status.get("conditions") or []:
+        yield f"  {item['type']:<18} {item['status']:<8} {item['reason']}: {item['message']}"
+
+
+def _labelled(label: str, lines: Iterable[str], *, none: str) -> Iterator[str]:
+    first = True
+    for line in lines:
+        yield f"  {label if first else '':<9} {line}"
+        first = False
+    if first:
+        yield f"  {label:<9} {none}"
+
+
+def _limit(limit: Document) -> str:
+    return f"{limit['reason']} {limit['before']} → {limit['after']}: {limit['message']}"
+
+
+def _next(document: Document, *, now: datetime) -> Iterator[str]:
+    for limit in document["limits"]:
+        if limit["until"] is not None:
+            seconds = max(0, round((datetime.fromisoformat(limit["until"]) - now).total_seconds()))
+            yield f"{limit['reason']} can lift at {limit['until']} (in {seconds} s)"

@@ -1,0 +1,19 @@
+"""The entry point: `spillway`, also installed as `kubectl spillway`."""
+
+import click
+
+from spillway import __version__
+from spillway.cli.crds import crds
+from spillway.cli.explain import explain
+from spillway.cli.run import run
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="spillway")
+def main() -> None:
+    """Keep GPUs busy and bills small: replicas from what the GPUs really do, with a reason for every step."""
+
+
+main.add_command(run)
+main.add_command(explain)
+main.add_command(crds)
