@@ -332,14 +332,25 @@ def _note_up(memory: WorkloadMemory, view: _View, decision: Decision) -> Workloa
     if value <= view.workload.gpu_activity.high:
         return replace(memory, elasticity=Elasticity())
     settled = len(view.replicas.settled)
-    is_complete = settled == view.replicas.ready and not view.replicas.loading
-    if guard.before is not None and is_complete and settled > guard.before[1]:
-        changed_nothing = value >= guard.before[0] * INELASTIC_SHARE
-        failures = guard.failures + 1 if changed_nothing else 0
-        guard = Elasticity(failures=failures, refuted=failures >= INELASTIC_UPS)
+    if (
+        guard.before is not None
+        and settled > guard.before[1]
+        and settled >= min(guard.goal, decision.current)
+    ):
+        guard = _judge_up(guard, value=value, settled=settled)
     if guard.before is None and decision.desired > decision.current and decision.inactive is None:
-        guard = replace(guard, before=(value, settled))
+        guard = replace(guard, before=(value, settled), goal=decision.desired)
     return replace(memory, elasticity=guard)
+
+
+def _judge_up(guard: Elasticity, *, value: float, settled: int) -> Elasticity:
+    """The replicas of an up have settled: did they lower the signal? A refuted signal is heard again once later ones do."""
+    if guard.before is None or value < guard.before[0] * INELASTIC_SHARE:
+        return Elasticity()
+    failures = guard.failures + 1
+    if failures < INELASTIC_UPS:
+        return Elasticity(failures=failures)
+    return Elasticity(failures=failures, refuted=True, before=(guard.before[0], settled), goal=settled + 1)
 
 
 def _acts(views: Iterable[_View], decisions: Mapping[ObjectKey, Decision]) -> Iterable[SetReplicas]:

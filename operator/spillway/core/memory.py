@@ -55,10 +55,12 @@ class ZeroWatch:
 class Elasticity:
     """Whether added replicas lower the signal (workload-autoscalers C.4, elasticity guard).
 
-    `before` is (utilization, settled replicas) when an up was asked for; `failures` counts ups that changed nothing.
+    `before` is (utilization, settled replicas) when an up was asked for, `goal` the count it asked for; `failures` counts
+    ups that changed nothing once all of their replicas had settled.
     """
 
     before: tuple[float, int] | None = None
+    goal: int = 0
     failures: int = 0
     refuted: bool = False
 
