@@ -30,7 +30,7 @@ from spillway.core.signal import Collected, Collection, DeviceSample, Liveness, 
 from .builders import NOW, make_deployment, make_pod, make_replica_set, make_workload, seconds
 
 STEP = seconds(15)
-SIGNAL_WINDOW = seconds(60)
+SMOOTHED = 4  # collections in the 60 s over which a utilization is a mean
 UNITS = {"s": 1, "m": 60, "h": 3600}
 COUNTS = frozenset({"ready", "settled", "loading", "unschedulable", "broken", "terminating"})
 
@@ -92,7 +92,7 @@ class Timeline:
         self.writes: list[tuple[int, SetReplicas]] = []
         self.counts: list[int] = []
         self.decisions: list[Decision] = []
-        self.history: dict[tuple[str, str], tuple[tuple[datetime, float], ...]] = {}
+        self.history: dict[tuple[str, str], list[tuple[datetime, float]]] = {}
         self._pending_timeout = seconds(pending_timeout)
         self._hold = seconds(confirm_seconds)
         self._now = NOW - STEP
@@ -171,7 +171,8 @@ class Timeline:
         self._now += STEP
         snapshot = self._snapshot(self._collect())
         self._now -= STEP
-        self.memory = replay(snapshot, self.history if with_history else {}, self._now)
+        history = {pod: tuple(points) for pod, points in self.history.items()} if with_history else {}
+        self.memory = replay(snapshot, history, self._now)
         return self
 
     def step(self) -> Plan:
@@ -267,12 +268,12 @@ class Timeline:
             if self.world.demand is not None:
                 value = min(1.0, self.world.demand / len(serving))
             if value is not None:
-                pod.readings.append((self._now, value))
+                pod.readings = [*pod.readings, (self._now, value)][-SMOOTHED:]
         if self.world.outage:
             return
         for pod, mean in self._reporting():
             key = (self.workload.key.namespace, self._pod(pod).key.name)
-            self.history[key] = (*self.history.get(key, ()), (self._now, mean))
+            self.history.setdefault(key, []).append((self._now, mean))
 
     def _reporting(self) -> list[tuple[_LivePod, float]]:
         serving = sorted((pod for pod in self._pods if pod.readings), key=lambda pod: pod.name)
@@ -282,8 +283,7 @@ class Timeline:
     def _measured(self, pod: _LivePod) -> float:
         if self.world.demand is None:
             return pod.readings[-1][1]
-        recent = [value for at, value in pod.readings if self._now - at < SIGNAL_WINDOW]
-        return sum(recent) / len(recent)
+        return sum(value for _, value in pod.readings) / len(pod.readings)
 
     def _collect(self) -> Collection:
         if self.world.outage:

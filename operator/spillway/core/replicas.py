@@ -1,12 +1,14 @@
 """Whose pods are whose, and what each can do: ready, settled, loading, unschedulable, broken."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from spillway.core.model import Deployment, Pod, PodPhase, ReadinessRules, ReplicaSet, Snapshot
 from spillway.core.plan import CapacityReason, Finding, ReplicaCounts
+
+BROKEN_IN_A_ROW = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,26 +83,22 @@ def classify(
     loading: list[Pod] = []
     unschedulable: list[Pod] = []
     broken: list[Pod] = []
-    terminating = current = current_ready = current_broken = 0
-    last_ready_at: datetime | None = None
+    newest: list[Pod] = []
+    terminating = 0
     for pod, pod_revision in pods:
-        is_current = pod_revision == revision
-        current += is_current and pod.phase is not PodPhase.TERMINATING
+        if pod_revision == revision and pod.phase is not PodPhase.TERMINATING:
+            newest.append(pod)
         match pod.phase:
             case PodPhase.TERMINATING:
                 terminating += 1
             case PodPhase.READY:
                 (settled if now - pod.since >= rules.settle else unsettled).append(pod)
-                current_ready += is_current
-                last_ready_at = pod.since if last_ready_at is None else max(last_ready_at, pod.since)
             case PodPhase.UNSCHEDULABLE:
                 unschedulable.append(pod)
             case PodPhase.BROKEN:
                 broken.append(pod)
-                current_broken += is_current
             case PodPhase.LOADING if now - pod.since > rules.load_grace:
                 broken.append(pod)
-                current_broken += is_current
             case _:
                 # Not scheduled yet, loading, or on a node that went silent: supply on its way, no evidence of load.
                 loading.append(pod)
@@ -112,10 +110,22 @@ def classify(
         broken=tuple(broken),
         terminating=terminating,
         waiting_long=sum(1 for pod in unschedulable if now - pod.since > pending_timeout),
-        # One sick pod among healthy ones of its revision is a sick pod, not a sick revision.
-        revision_broken=current_broken > 0 and (current_ready == 0 or current_broken * 2 >= current),
-        last_ready_at=last_ready_at,
+        revision_broken=bool(broken) and _does_not_come_up(newest, {pod.uid for pod in broken}),
+        last_ready_at=max((pod.since for pod in (*settled, *unsettled)), default=None),
     )
+
+
+def _does_not_come_up(pods: Sequence[Pod], broken: Set[str]) -> bool:
+    """Whether a revision is sick rather than one of its pods: none serves, half are broken, or all newer ones were.
+
+    Two that were started after the last one turned Ready and broke say that a third would break, too.
+    """
+    sick = [pod for pod in pods if pod.uid in broken]
+    last_ready_at = max((pod.since for pod in pods if pod.phase is PodPhase.READY), default=None)
+    if not sick or last_ready_at is None:
+        return bool(sick)
+    in_a_row = sum(1 for pod in sick if pod.created_at > last_ready_at)
+    return len(sick) * 2 >= len(pods) or in_a_row >= BROKEN_IN_A_ROW
 
 
 def is_rolling_out(deployment: Deployment) -> bool:

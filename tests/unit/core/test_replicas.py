@@ -93,6 +93,12 @@ def test_a_foreign_pod_is_nobodys_whatever_its_labels() -> None:
         ),
         pytest.param([make_pod(0), make_pod(1, PodPhase.BROKEN, revision=2)], True, id="the newest one only"),
         pytest.param([make_pod(0, PodPhase.LOADING)], False, id="still loading"),
+        pytest.param([*make_pods(8), *make_pods(2, PodPhase.BROKEN, start=8)], True, id="two in a row"),
+        pytest.param(
+            [*make_pods(8, since=NOW - seconds(10)), *make_pods(2, PodPhase.BROKEN, start=8)],
+            False,
+            id="two, and others came up since",
+        ),
     ],
 )
 def test_a_revision_is_broken_when_half_of_it_does_not_come_up(
