@@ -23,15 +23,15 @@ TAINT = {"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}
 
 def main() -> int:
     """Run until Ctrl-C or SIGTERM; 1 with one sentence where something is missing on the machine."""
-    ended = threading.Event()
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signum, lambda *_: ended.set())
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, signal.default_int_handler)
     try:
         programs = binaries.ensure()
         with ExitStack() as stack:
             print(_start(programs, stack), flush=True)
-            ended.wait()
-            print("\nStopping …", flush=True)
+            threading.Event().wait()
+    except KeyboardInterrupt:
+        print("\nStopped; no process and no port is left.", flush=True)
     except (binaries.CannotBuild, Overdue, ApiError) as exc:
         print(exc, file=sys.stderr)
         return 1

@@ -180,12 +180,16 @@ def _compile(module: Path, built: Path, out: TextIO) -> None:
         cwd=module, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     ) as build:  # fmt: skip
         assert build.stderr is not None
-        for line in build.stderr:
-            if _names_package(line):
-                progress.advance()
-            else:
-                said.append(line)
-    progress.close()
+        try:
+            for line in build.stderr:
+                if _names_package(line):
+                    progress.advance()
+                else:
+                    said.append(line)
+            build.wait()
+        finally:
+            build.terminate()  # only if we were interrupted; nothing happens to a program that was waited for
+            progress.close()
     if build.returncode != 0:
         raise CannotBuild(_advice("".join(said[-20:])))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -127,6 +128,12 @@ def test_a_paused_api_server_answers_nothing_until_it_is_resumed(cluster: Contro
     assert cluster.client.text("/readyz") == "ok"
 
 
+def test_a_restarted_api_server_has_what_it_stored(cluster: ControlPlane, namespace: str) -> None:
+    cluster.restart_apiserver()
+
+    assert cluster.client.get(f"/api/v1/namespaces/{namespace}")["status"]["phase"] == "Active"
+
+
 def test_prometheus_stores_the_workload_as_exported_pod(
     busy: str, cluster: ControlPlane, prometheus: Prometheus
 ) -> None:
@@ -244,6 +251,13 @@ def test_a_fault_of_one_namespace_shows_in_its_utilization(
     prometheus.wait_scraped()
 
     assert [s.value for s in prometheus.query(UTIL % busy)] == values
+
+
+def test_not_a_number_is_stored_as_such(busy: str, exporter: Exporter, prometheus: Prometheus) -> None:
+    exporter.set_fault(Fault.NAN, busy)
+    prometheus.wait_scraped()
+
+    assert [math.isnan(s.value) for s in prometheus.query(UTIL % busy)] == [True, True]
 
 
 def test_zeros_leave_the_power_telling_of_work(busy: str, exporter: Exporter, prometheus: Prometheus) -> None:
