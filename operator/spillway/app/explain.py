@@ -85,6 +85,7 @@ def _decision(decision: Decision, last: LastPass) -> Document:
         "limits": [_limit(limit) for limit in decision.limits],
         "reason": decision.reason,
         "why": decision.why,
+        "confirming": _confirming(decision, last),
         "inactive": _finding(decision.inactive),
         "conflict": _finding(decision.conflict),
         "capacity": _finding(decision.capacity),
@@ -93,6 +94,14 @@ def _decision(decision: Decision, last: LastPass) -> Document:
             {"path": item.path, "value": item.value, "from": item.source} for item in converted.provenance
         ],
     }
+
+
+def _confirming(decision: Decision, last: LastPass) -> Document | None:
+    """A reduction that must go on being proposed until then; None when there is none."""
+    pending = next((found for found in last.pending.values() if found.act.workload == decision.key), None)
+    if pending is None:
+        return None
+    return {"to": pending.act.to, "until": _time(pending.since + last.hold)}
 
 
 def _limit(limit: Limit) -> Document:

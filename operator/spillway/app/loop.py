@@ -38,11 +38,13 @@ class ReadsHistory(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LastPass:
-    """The outcome that `explain` and `top` read: the plan, its view, and when it was made."""
+    """The outcome that `explain` and `top` read: the plan, its view, when it was made, and what waits to be confirmed."""
 
     plan: Plan
     view: View
     at: datetime
+    pending: Mapping[confirm.Key, confirm.Pending] = field(default_factory=dict)
+    hold: timedelta = timedelta(0)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -229,7 +231,9 @@ class Loop:
         for act in confirmed.acts:
             self._why[act.target] = plan.decisions[act.workload]
             self.operations.start(act)
-        self.last = LastPass(plan=plan, view=view, at=now)
+        self.last = LastPass(
+            plan=plan, view=view, at=now, pending=confirmed.pending, hold=self.timings.confirm
+        )
         self._tell(plan, view, now=now)
 
     def _tell(self, plan: Plan, view: View, *, now: datetime) -> None:

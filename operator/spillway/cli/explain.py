@@ -164,7 +164,14 @@ def _limit(limit: Document) -> str:
 
 
 def _next(document: Document, *, now: datetime) -> Iterator[str]:
+    confirming = document["confirming"]
+    if confirming is not None:
+        yield f"set {confirming['to']} replicas at {_when(confirming['until'], now)}, if every pass agrees until then"
     for limit in document["limits"]:
         if limit["until"] is not None:
-            seconds = max(0, round((datetime.fromisoformat(limit["until"]) - now).total_seconds()))
-            yield f"{limit['reason']} can lift at {limit['until']} (in {seconds} s)"
+            yield f"{limit['reason']} can lift at {_when(limit['until'], now)}"
+
+
+def _when(moment: str, now: datetime) -> str:
+    seconds = max(0, round((datetime.fromisoformat(moment) - now).total_seconds()))
+    return f"{moment} (in {seconds} s)"
