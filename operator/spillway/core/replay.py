@@ -1,7 +1,7 @@
 """Windows refilled from recorded metrics after a restart or takeover, so that patience is not lost with the process."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -11,6 +11,8 @@ from spillway.core.observe import EPSILON, N_MINUS_ONE_SHARE, replicas_for
 from spillway.core.replicas import pods_by_deployment
 from spillway.core.signal import DOWN_COVERAGE
 
+GOING = frozenset({PodPhase.TERMINATING, PodPhase.UNKNOWN, PodPhase.BROKEN})  # may have served a moment ago
+
 History = Mapping[tuple[str, str], tuple[tuple[datetime, float], ...]]
 
 
@@ -18,7 +20,7 @@ def replay(snapshot: Snapshot, history: History, now: datetime) -> Memory:
     """Return the memory that watching *history* would have left: down windows and the last busy value.
 
     `history` holds (time, mean utilization 0..1) per (namespace, pod), at the collection step or finer. Pods that are gone are
-    recognised by their ReplicaSet's name and only add load. Streaks, step budgets and proofs of zero start empty.
+    recognised by their ReplicaSet's name and, like those on their way out, only add load. Streaks, step budgets and proofs of zero start empty.
     """
     by_owner = _by_replica_set_name(history)
     pods = pods_by_deployment(snapshot)
@@ -60,10 +62,11 @@ def _replica_set_names(replica_sets: Iterable[ReplicaSet]) -> Mapping[str, list[
 
 @dataclass(slots=True)
 class _Moment:
-    """What was recorded at one time: the load of pods that counted, and how many they were."""
+    """What was recorded at one time: the load of pods that counted, and how many were ready or on their way out."""
 
     load: float = 0.0
-    pods: int = 0
+    ready: int = 0
+    gone: int = 0
 
 
 def _replay_one(
@@ -78,13 +81,15 @@ def _replay_one(
     moments: dict[datetime, _Moment] = defaultdict(_Moment)
     for name, points in recorded:
         pod = alive.get(name)
+        is_gone = pod is None or pod.phase in GOING
         for at, value in points:
-            if pod is None or _had_settled(pod, workload, at):
+            if is_gone or (pod is not None and _had_settled(pod, workload, at)):
                 moment = moments[at]
                 moment.load += value
-                moment.pods += 1
-    settled = [pod for pod in alive.values() if pod.phase is PodPhase.READY]
-    return _fold(workload, deployment, moments, settled, max_gap=max_gap, now=now)
+                moment.gone += is_gone
+                moment.ready += not is_gone
+    ready = [pod for pod in alive.values() if pod.phase is PodPhase.READY]
+    return _fold(workload, deployment, moments, ready, max_gap=max_gap, now=now)
 
 
 def _had_settled(pod: Pod, workload: Workload, at: datetime) -> bool:
@@ -95,7 +100,7 @@ def _fold(
     workload: Workload,
     deployment: Deployment,
     moments: Mapping[datetime, _Moment],
-    settled: Iterable[Pod],
+    ready: Sequence[Pod],
     *,
     max_gap: timedelta,
     now: datetime,
@@ -103,18 +108,20 @@ def _fold(
     rules = workload.gpu_activity
     window, busy = DownWindow(), None
     for at, moment in sorted(moments.items()):
-        expected = sum(1 for pod in settled if _had_settled(pod, workload, at))
-        missing = max(0, expected - moment.pods)
-        if moment.pods < DOWN_COVERAGE * expected:
+        settled = sum(1 for pod in ready if _had_settled(pod, workload, at))
+        unsettled = sum(1 for pod in ready if pod.since <= at) - settled
+        missing = max(0, settled - moment.ready)
+        if moment.ready < DOWN_COVERAGE * settled:
             window = DownWindow()
             continue
         if window.last is None or at - window.last > max_gap:
             window = DownWindow(since=at)
-        load = moment.load + missing * rules.high
-        mean = load / (moment.pods + missing)
-        busy = mean if mean > 0 else busy
+        measured = moment.ready + moment.gone + missing
+        mean = (moment.load + missing * rules.high) / measured
+        busy = mean if moment.load > 0 else busy
         is_above = rules.low is not None and mean >= rules.low - EPSILON
-        entry = (at, replicas_for(load / (N_MINUS_ONE_SHARE * rules.high)))
+        # As in watching, pods that only just turned Ready are taken to be as busy as the others.
+        entry = (at, replicas_for(mean * (measured + unsettled) / (N_MINUS_ONE_SHARE * rules.high)))
         window = _with(window, entry, above_low_at=at if is_above else window.above_low_at)
     return WorkloadMemory(first_seen=now, target_uid=deployment.uid, window=window, busy_value=busy)
 
