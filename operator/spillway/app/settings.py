@@ -23,6 +23,7 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import ErrorDetails
 
 from spillway.adapters.kube.clock import Clock, elapsed
+from spillway.adapters.kube.write import WRITE_SECONDS
 from spillway.adapters.prometheus.settings import PrometheusSettings
 from spillway.core.model import Mode
 
@@ -133,6 +134,13 @@ class Settings(_Section):
     min_stale_seconds: float = Field(
         default=75, ge=1, le=600, description="A sample younger than this is never called stale."
     )
+    frozen_seconds: float = Field(
+        default=120,
+        ge=1,
+        le=3600,
+        description="A GPU whose energy counter stood still for this long has a frozen exporter; keep it above two collections "
+        "and a scrape.",
+    )
     confirm_seconds: float = Field(
         default=15,
         ge=1,
@@ -226,6 +234,11 @@ class Settings(_Section):
             raise ValueError(
                 f"leaseRetrySeconds ({self.lease_retry_seconds:g}) must be below leaseRenewDeadlineSeconds ({renew:g}), and that "
                 f"below leaseDurationSeconds ({duration:g}); the built-in 2, 10 and 15 suit most clusters"
+            )
+        if renew <= WRITE_SECONDS + self.lease_retry_seconds:
+            raise ValueError(
+                f"leaseRenewDeadlineSeconds ({renew:g}) must be above {WRITE_SECONDS:g} s, the longest write, plus "
+                f"leaseRetrySeconds ({self.lease_retry_seconds:g}), else no write could ever end in time; the built-in is 10"
             )
         if self.metrics_port == self.probe_port:
             raise ValueError(

@@ -203,5 +203,6 @@ def _prometheus(settings: Settings) -> PrometheusSettings:
         timeout=timedelta(seconds=given.timeout_seconds),
         window=window,
         step=max(timedelta(seconds=1), window / STEPS_PER_WINDOW),
+        frozen_window=timedelta(seconds=settings.frozen_seconds),
         stale_after=_stale_after(settings),
     )

@@ -128,6 +128,12 @@ def test_words_of_the_log_may_be_in_any_case(config: Path) -> None:
             id="times that do not fit",
         ),
         pytest.param(
+            URL + "leaseRenewDeadlineSeconds: 6\n",
+            "leaseRenewDeadlineSeconds (6) must be above 5 s, the longest write, plus leaseRetrySeconds (2), "
+            "else no write could ever end in time; the built-in is 10.",
+            id="a Lease too short for any write",
+        ),
+        pytest.param(
             URL + "metricsPort: 8081\n",
             "metricsPort and probePort are both 8081; give each a port of its own.",
             id="one port for two",
