@@ -85,7 +85,9 @@ def workload_status(
         "reason": decision.reason,
     }
     if not is_new:
-        last = {name: stored[name] for name in last if name in stored}
+        # A new state of the metrics shows at once; the value in between would change with every pass.
+        kept = last if stored.get("state") == last["state"] else {"reason"}
+        last |= {name: stored[name] for name in kept if name in stored}
     if scaled:
         status["lastScaleTime"] = _time(now)
     elif "lastScaleTime" in stored:

@@ -174,12 +174,13 @@ class Decision:
 
     @property
     def why(self) -> str:
-        """The sentence that goes with `reason`."""
-        if self.inactive is not None:
-            return self.inactive.message
-        if self.desired == self.current and self.limits:
-            return self.limits[0].message
-        return self.message
+        """The sentence that goes with `reason`; in Observe what would have been done and why."""
+        told = self.limits[0].message if self.desired == self.current and self.limits else self.message
+        if self.inactive is None:
+            return told
+        if self.inactive.reason is InactiveReason.OBSERVE:
+            return f"{told} ({self.inactive.message})"
+        return self.inactive.message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -189,6 +189,25 @@ def test_a_change_of_the_metric_state_is_recorded_at_once() -> None:
     assert blind.status["state"] == "Unknown"
 
 
+def test_a_new_metric_state_shows_in_observe_too_where_the_reason_stays() -> None:
+    observed = make_workload(mode=Mode.OBSERVE)
+    first = write(make_snapshot(observed, activity=not_collected()))
+
+    seen = write(make_snapshot(observed), stored=first.status, after=15)
+
+    assert (seen.status["state"], seen.status["reason"]) == ("Fresh", "ObserveOnly")
+    assert len(seen.status["decisions"]) == 1
+
+
+def test_observe_records_why_it_would_have_acted() -> None:
+    update = write(make_snapshot(make_workload(mode=Mode.OBSERVE), activity=not_collected()))
+
+    message = update.status["decisions"][0]["message"]
+
+    assert "Prometheus" in message
+    assert message.endswith("(mode Observe: decided, not written)")
+
+
 def test_only_the_last_ten_decisions_are_kept() -> None:
     update = write(make_snapshot())
     for count in range(12):
