@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import datetime, timedelta
 from itertools import pairwise
+from pathlib import Path
 
+import certifi
 import pytest
 
 from spillway.adapters.prometheus import ActivitySource, PrometheusSettings
 from spillway.core.signal import Collected, DeviceSample, Liveness, NotCollected, SignalReason
 from tests.cluster.controlplane import ControlPlane
 from tests.cluster.exporter import Exporter, Fault, SchemaName
+from tests.cluster.faults import FaultProxy
 from tests.cluster.prometheus import Prometheus
 
 NAMESPACE = "activity"
@@ -60,6 +64,10 @@ async def source(prometheus: Prometheus) -> AsyncIterator[ActivitySource]:
     )
     yield source
     await source.close()
+
+
+def copy(source: Path, to: Path) -> None:
+    shutil.copyfile(source, to)
 
 
 Points = tuple[tuple[datetime, float], ...]
@@ -262,6 +270,26 @@ async def test_a_prometheus_that_is_down_is_unreachable_and_heals(
     assert isinstance(answer, NotCollected)
     assert answer.reason is SignalReason.PROMETHEUS_UNREACHABLE
     await until(source, all_devices(settled, is_fine), seconds=30)
+
+
+@pytest.mark.case("workload-autoscalers D19")
+async def test_a_rotated_ca_is_trusted_without_a_restart(
+    settled: str, cluster: ControlPlane, prometheus: Prometheus, tmp_path: Path
+) -> None:
+    ca_file = tmp_path / "ca.crt"
+    copy(Path(certifi.where()), ca_file)
+    with FaultProxy(prometheus.url, cert_file=cluster.cert_file, key_file=cluster.key_file) as proxy:
+        source = ActivitySource(PrometheusSettings(url=proxy.url, ca_file=ca_file))
+        before = await source.collect()
+        copy(cluster.ca_file, ca_file)
+        after = await source.collect()
+        await source.close()
+
+    assert isinstance(before, NotCollected)
+    assert before.reason is SignalReason.PROMETHEUS_UNREACHABLE
+    assert "certificate verify failed" in before.message
+    assert "prometheus.caFile" in before.message
+    assert isinstance(after, Collected)
 
 
 async def test_history_replays_what_was_seen(settled: str, source: ActivitySource) -> None:

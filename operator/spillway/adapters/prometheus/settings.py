@@ -9,9 +9,6 @@ from urllib.parse import urlsplit
 _LABEL_MATCHER = r'[a-zA-Z_][a-zA-Z0-9_]*\s*(?:=~|!~|!=|=)\s*"(?:[^"\\\n]|\\[\\"nrt])*"'
 _MATCHERS = re.compile(rf"\s*(?:{_LABEL_MATCHER}(?:\s*,\s*{_LABEL_MATCHER})*\s*,?\s*)?")
 
-# The store keeps samples up to Prometheus' own look-back of 5 minutes behind every instant.
-_LONGEST_STALE_AFTER = timedelta(minutes=5)
-
 
 class PrometheusSettingsError(ValueError):
     """A setting that cannot work; the message names it, its value, what is legal and what to do."""
@@ -28,7 +25,7 @@ class PrometheusSettings:
     `timeout` is the total time one answer may take, body included. `window` is the length of the mean, sampled every `step`.
     `frozen_window` is how far apart two readings of the energy counter are compared (at least 90 s: two collections of an
     exporter that measures every 30 s, and a scrape). `disagreement_window` is over how long two gauges must contradict.
-    `stale_after` is the oldest sample that history still uses. An answer larger than `max_bytes` is refused.
+    `stale_after` is how far back the newest sample's age is looked for, and the oldest sample that history still uses. An answer larger than `max_bytes` is refused.
 
     Raises PrometheusSettingsError.
     """
@@ -56,7 +53,7 @@ class PrometheusSettings:
         _check_span("timeout", self.timeout, least=timedelta(milliseconds=50), most=timedelta(minutes=5))
         _check_span("frozen_window", self.frozen_window, least=second, most=timedelta(hours=1))
         _check_span("disagreement_window", self.disagreement_window, least=second, most=timedelta(days=1))
-        _check_span("stale_after", self.stale_after, least=second, most=_LONGEST_STALE_AFTER)
+        _check_span("stale_after", self.stale_after, least=second, most=timedelta(hours=1))
         if self.max_bytes < 1024:
             raise PrometheusSettingsError(
                 f"prometheus max_bytes is {self.max_bytes}; give at least 1024, or leave it out for 32 MiB"
