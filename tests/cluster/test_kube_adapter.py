@@ -154,7 +154,7 @@ async def test_an_idle_cache_stays_in_step_without_any_event(namespace: str, cli
 
     async with running(reflector):
         await reflector.wait_synced()
-        for _ in range(60):
+        for _ in range(40):
             await asyncio.sleep(0.1)
             ages.append(reflector.age(elapsed()))
 
