@@ -192,7 +192,7 @@ async def test_real_pods_are_classified(cluster: ControlPlane, namespace: str, c
     assert all(owner.revision == 1 and owner.owner_uid for owner in sets.store.values())
 
 
-@pytest.mark.case("workload-autoscalers D78")
+@pytest.mark.case("workload-autoscalers D79")
 async def test_what_changed_while_the_server_was_away_is_caught_up(
     cluster: ControlPlane, namespace: str, client: KubeClient
 ) -> None:
@@ -212,7 +212,7 @@ async def test_what_changed_while_the_server_was_away_is_caught_up(
     assert reflector.problems == ()
 
 
-@pytest.mark.case("workload-autoscalers D78")
+@pytest.mark.case("workload-autoscalers D79")
 @pytest.mark.parametrize(
     "fault",
     [
@@ -292,7 +292,7 @@ def test_keda_is_not_installed_on_the_test_server(cluster: ControlPlane) -> None
     assert cluster.client.find(SCALED_OBJECTS.path()) is None
 
 
-@pytest.mark.case("workload-autoscalers D82")
+@pytest.mark.case("workload-autoscalers D83")
 async def test_missing_rights_are_named_and_spare_the_other_namespaces(
     cluster: ControlPlane, namespace: str, powerless: KubeClient
 ) -> None:
@@ -367,7 +367,7 @@ async def test_every_count_can_be_left_and_reached(
     assert cluster.deployment(namespace, "chat")["spec"]["replicas"] == to
 
 
-@pytest.mark.case("workload-autoscalers D76")
+@pytest.mark.case("workload-autoscalers D77")
 @pytest.mark.parametrize(("stands_at", "believed"), [(2, 1), (0, 1), (1, 0)])
 async def test_a_count_that_somebody_else_changed_refuses_the_write(
     cluster: ControlPlane, namespace: str, client: KubeClient, stands_at: int, believed: int
@@ -380,7 +380,7 @@ async def test_a_count_that_somebody_else_changed_refuses_the_write(
     assert cluster.deployment(namespace, "chat")["spec"]["replicas"] == stands_at
 
 
-@pytest.mark.case("workload-autoscalers D73")
+@pytest.mark.case("workload-autoscalers D74")
 async def test_a_deployment_made_anew_under_the_same_name_refuses_the_write(
     cluster: ControlPlane, namespace: str, client: KubeClient
 ) -> None:
@@ -394,7 +394,7 @@ async def test_a_deployment_made_anew_under_the_same_name_refuses_the_write(
     assert cluster.deployment(namespace, "chat")["spec"]["replicas"] == 1
 
 
-@pytest.mark.case("workload-autoscalers D73")
+@pytest.mark.case("workload-autoscalers D74")
 async def test_a_deleted_deployment_refuses_the_write(
     cluster: ControlPlane, namespace: str, client: KubeClient
 ) -> None:
@@ -545,7 +545,7 @@ class Candidate:
         await asyncio.gather(self.task, return_exceptions=True)
 
 
-@pytest.mark.case("workload-autoscalers D77")
+@pytest.mark.case("workload-autoscalers D78")
 async def test_of_two_candidates_one_leads_and_hands_over_on_release(
     cluster: ControlPlane, namespace: str, client: KubeClient
 ) -> None:
@@ -569,7 +569,7 @@ async def test_of_two_candidates_one_leads_and_hands_over_on_release(
     assert lease["spec"]["leaseTransitions"] == 1
 
 
-@pytest.mark.case("workload-autoscalers D77")
+@pytest.mark.case("workload-autoscalers D78")
 async def test_a_leader_cut_off_from_the_server_loses_before_the_other_gains(
     namespace: str, proxy: FaultProxy, client: KubeClient, client_behind: KubeClient
 ) -> None:

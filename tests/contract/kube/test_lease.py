@@ -11,7 +11,7 @@ import pytest
 from spillway.app.lease import Lease, LeaseTimings
 from tests.contract.kube.server import Answer, ScriptedApi, body, client_of, echo, hang, refusal
 
-pytestmark = [pytest.mark.looptime, pytest.mark.case("workload-autoscalers D77")]
+pytestmark = [pytest.mark.looptime, pytest.mark.case("workload-autoscalers D78")]
 
 NOBODY = refusal(404, "NotFound", 'leases "spillway" not found')
 TAKEN = refusal(409, "Conflict", "the object has been modified")

@@ -188,7 +188,7 @@ async def test_a_bookmark_renews_the_age_and_is_where_the_next_watch_starts(api:
         assert watched.age < 2
 
 
-@pytest.mark.case("workload-autoscalers D78")
+@pytest.mark.case("workload-autoscalers D79")
 @pytest.mark.parametrize(
     "gone",
     [
@@ -209,7 +209,7 @@ async def test_after_410_it_lists_again_and_tells_of_what_went(api: ScriptedApi,
         assert watched.problem == ""
 
 
-@pytest.mark.case("workload-autoscalers D78")
+@pytest.mark.case("workload-autoscalers D79")
 async def test_a_cut_stream_is_continued_from_its_last_event_after_a_look_at_the_version(
     api: ScriptedApi,
 ) -> None:
@@ -266,7 +266,7 @@ async def test_an_answer_that_is_no_list_is_never_taken_for_an_empty_one(
         assert watched.changes == [(None, 1)]
 
 
-@pytest.mark.case("workload-autoscalers D78")
+@pytest.mark.case("workload-autoscalers D79")
 async def test_a_hung_watch_is_given_up_and_its_age_is_honest_meanwhile(api: ScriptedApi) -> None:
     api.watches(stream(then="hang"), refusal(500, "InternalError"), stream(bookmark(9)))
 
@@ -280,7 +280,7 @@ async def test_a_hung_watch_is_given_up_and_its_age_is_honest_meanwhile(api: Scr
         assert watched.problem == ""
 
 
-@pytest.mark.case("workload-autoscalers D78")
+@pytest.mark.case("workload-autoscalers D79")
 async def test_a_server_that_is_away_is_asked_with_growing_pauses_up_to_the_cap(api: ScriptedApi) -> None:
     api.lists(*[refusal(503, "ServiceUnavailable", "etcd is away")] * 8)
 
@@ -315,7 +315,7 @@ async def test_a_server_that_ends_every_watch_at_once_is_not_asked_in_a_frenzy(a
         assert "ends every watch at once" in watched.problem
 
 
-@pytest.mark.case("workload-autoscalers D82")
+@pytest.mark.case("workload-autoscalers D83")
 async def test_missing_rights_are_named_with_verb_kind_and_place(api: ScriptedApi) -> None:
     api.lists(refusal(403, "Forbidden", "things is forbidden"), page(version=5), page(version=5))
     api.watches(refusal(403, "Forbidden", "watch is forbidden"))

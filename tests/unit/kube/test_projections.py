@@ -116,14 +116,14 @@ NOT_READY = condition("Ready", "False", reason="ContainersNotReady")
             PodPhase.TERMINATING,
             datetime(2026, 11, 22, 9, 5, tzinfo=UTC),
             id="terminating since the request",
-            marks=pytest.mark.case("workload-autoscalers D60"),
+            marks=pytest.mark.case("workload-autoscalers D54"),
         ),
         pytest.param(
             make_pod(NOT_READY, phase="Failed", reason="Evicted"),
             PodPhase.FINISHED,
             CHANGED,
             id="evicted",
-            marks=pytest.mark.case("workload-autoscalers D59"),
+            marks=pytest.mark.case("workload-autoscalers D53"),
         ),
         pytest.param(make_pod(NOT_READY, phase="Succeeded"), PodPhase.FINISHED, CHANGED, id="succeeded"),
         pytest.param(
@@ -131,14 +131,14 @@ NOT_READY = condition("Ready", "False", reason="ContainersNotReady")
             PodPhase.UNKNOWN,
             CHANGED,
             id="readiness unknown",
-            marks=pytest.mark.case("workload-autoscalers D61"),
+            marks=pytest.mark.case("workload-autoscalers D55"),
         ),
         pytest.param(
             make_pod(condition("Ready", "False"), condition("ContainersReady", "True")),
             PodPhase.UNKNOWN,
             CHANGED,
             id="marked by the node controller",
-            marks=pytest.mark.case("workload-autoscalers D61"),
+            marks=pytest.mark.case("workload-autoscalers D55"),
         ),
         pytest.param(
             make_pod(
@@ -157,7 +157,7 @@ def test_a_pod_stands_where_its_status_says(raw: Raw, phase: PodPhase, since: da
     assert (found.phase, found.since) == (phase, since)
 
 
-@pytest.mark.case("workload-autoscalers D55")
+@pytest.mark.case("workload-autoscalers D47")
 @pytest.mark.parametrize(
     "reason",
     [
@@ -224,7 +224,7 @@ def test_a_pod_is_kept_whole() -> None:
     )
 
 
-@pytest.mark.case("workload-autoscalers D58")
+@pytest.mark.case("workload-autoscalers D52")
 @pytest.mark.parametrize(
     "owners",
     [
@@ -352,7 +352,7 @@ def autoscaler(**target: str) -> Raw:
     return {"metadata": {"namespace": "ns", "name": "auto"}, "spec": {"scaleTargetRef": target}}
 
 
-@pytest.mark.case("workload-autoscalers D74")
+@pytest.mark.case("workload-autoscalers D75")
 @pytest.mark.parametrize(
     ("target", "kind"),
     [
