@@ -42,6 +42,8 @@ verify: generate ## Generate CRDs, chart schema and reference pages again; fail 
 generate: setup ## Write the generated files anew
 	$(BIN)/python -m spillway.api.crdgen crds
 	$(BIN)/python -m spillway.api.reference docs/reference/api.md
+	$(BIN)/python -m spillway.app.reference docs/reference
+	$(BIN)/python -m spillway.cli.reference docs/reference/cli.md
 	$(BIN)/python helm/generate.py
 
 bench: binaries ## Measure speed, memory and requests; the figures of the release notes
