@@ -212,9 +212,10 @@ def _read_pod(
     collection: Collected, *, key: tuple[str, str], gpus: int, stale_after: timedelta
 ) -> _PodReading:
     samples = collection.pods.get(key, ())
+    rejected = collection.rejected.get(key, 0) > 0
     values, reasons, ages, newest = [], [], [], []
     for sample in samples:
-        reason = _device_reason(sample, at=collection.at, stale_after=stale_after)
+        reason = _device_reason(sample, rejected=rejected, at=collection.at, stale_after=stale_after)
         reasons.append(reason)
         if reason is SignalReason.FRESH and sample.mean is not None and sample.sampled_at is not None:
             values.append(sample.mean)
@@ -223,7 +224,6 @@ def _read_pod(
     # A pod is known when at least half of its GPUs are (tensor-parallel ranks move together).
     if not values or len(values) < HALF * gpus:
         bad = next((reason for reason in reasons if reason is not SignalReason.FRESH), None)
-        rejected = collection.rejected.get(key, 0) > 0
         return _PodReading(reason=bad or (SignalReason.OUT_OF_RANGE if rejected else SignalReason.MISSING))
     return _PodReading(
         value=sum(values) / len(values),
@@ -235,9 +235,12 @@ def _read_pod(
     )
 
 
-def _device_reason(sample: DeviceSample, *, at: datetime, stale_after: timedelta) -> SignalReason:
+def _device_reason(
+    sample: DeviceSample, *, rejected: bool, at: datetime, stale_after: timedelta
+) -> SignalReason:
     if sample.mean is None:
-        return SignalReason.OUT_OF_RANGE
+        # Without a rejected value the series only ended: its last sample has left the window and may still be young enough.
+        return SignalReason.OUT_OF_RANGE if rejected else SignalReason.STALE
     if sample.sampled_at is None or at - sample.sampled_at > stale_after:
         return SignalReason.STALE
     if sample.liveness is Liveness.FLAT:

@@ -64,7 +64,7 @@ def test_coverage_decides_what_the_signal_may_judge(
     [
         pytest.param(None, SignalReason.MISSING, id="no series"),
         pytest.param(make_sample(0.5, age=76), SignalReason.STALE, id="older than the limit"),
-        pytest.param(make_sample(None), SignalReason.OUT_OF_RANGE, id="no sample in range"),
+        pytest.param(make_sample(None), SignalReason.STALE, id="none in the window, none rejected"),
         pytest.param(make_sample(0.5, liveness=Liveness.FLAT), SignalReason.FROZEN, id="energy stands still"),
     ],
 )
@@ -98,10 +98,13 @@ def test_a_sample_within_the_age_limit_counts(age: float) -> None:
     assert judge(make_sample(0.5, age=age)).state is SignalState.FRESH
 
 
-def test_only_a_rejected_value_makes_a_pod_out_of_range() -> None:
+@pytest.mark.parametrize(
+    "sample", [pytest.param(None, id="no series"), pytest.param(make_sample(None), id="no sample in range")]
+)
+def test_only_a_rejected_value_makes_a_pod_out_of_range(sample: object) -> None:
     pod = make_pods(1)[0]
 
-    found = judge(None, rejected={(pod.key.namespace, pod.key.name): 1})
+    found = judge(sample, rejected={(pod.key.namespace, pod.key.name): 1})
 
     assert found.reason is SignalReason.OUT_OF_RANGE
 
