@@ -291,28 +291,30 @@ def _conditions(
 ) -> tuple[Sequence[Stored], tuple[Verdict, ...]]:
     """Merge verdicts over what is stored; return the conditions and those whose status or reason is new."""
     known = {item["type"]: item for item in _list(stored, "conditions") if "type" in item}
+    verdicts = tuple(verdicts)
+    turned = tuple(verdict for verdict in verdicts if not _stands(verdict, known.get(verdict.type.value)))
     merged = dict(known)
-    turned = []
     for verdict in verdicts:
-        old = known.get(verdict.type.value)
-        is_same = old is not None and (old.get("status"), old.get("reason")) == (
-            verdict.status,
-            verdict.reason.value,
-        )
-        if not is_same:
-            turned.append(verdict)
-        since = (
-            old.get("lastTransitionTime") if old is not None and old.get("status") == verdict.status else None
-        )
+        old = known.get(verdict.type.value) or {}
+        # Ready repeats the sentence of the first trouble, which another condition may just have changed.
+        is_kept = not turned if verdict.type is ConditionType.READY else verdict not in turned
+        since = old.get("lastTransitionTime") if old.get("status") == verdict.status else None
         merged[verdict.type.value] = {
             "type": verdict.type.value,
             "status": verdict.status,
             "reason": verdict.reason.value,
-            "message": old["message"] if is_same and old is not None else verdict.message[:1024],
+            "message": old["message"] if is_kept else verdict.message[:1024],
             "observedGeneration": generation,
             "lastTransitionTime": since or _time(now),
         }
-    return list(merged.values()), tuple(turned)
+    return list(merged.values()), turned
+
+
+def _stands(verdict: Verdict, old: Stored | None) -> bool:
+    return old is not None and (old.get("status"), old.get("reason")) == (
+        verdict.status,
+        verdict.reason.value,
+    )
 
 
 def _list(stored: Stored, name: str) -> Sequence[Stored]:

@@ -9,6 +9,7 @@ from tests.builders import (
     NOW,
     make_deployment,
     make_pods,
+    make_samples,
     make_snapshot,
     make_workload,
     not_collected,
@@ -83,6 +84,15 @@ def test_a_condition_keeps_its_sentence_and_time_while_its_reason_stands() -> No
     later = write(make_snapshot(activity=not_collected()), stored=first.status, after=400)
 
     assert later.status["conditions"] == first.status["conditions"]
+
+
+def test_ready_says_the_trouble_of_now_when_another_condition_changes_its_reason() -> None:
+    first = write(make_snapshot(activity=not_collected()))
+
+    later = write(make_snapshot(activity=make_samples((), 0.6)), stored=first.status, after=15)
+
+    messages = {item["type"]: item["message"] for item in later.status["conditions"]}
+    assert messages["Ready"] == messages["MetricsAvailable"]
 
 
 def test_a_condition_that_turns_takes_a_new_time() -> None:
