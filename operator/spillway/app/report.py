@@ -23,7 +23,7 @@ from spillway.app.operations import WRITE_SECONDS, HoldsLease
 from spillway.app.snapshots import View
 from spillway.app.status import StatusUpdate, Stored, Verdict
 from spillway.core.model import ObjectKey, Operation, OperationState
-from spillway.core.plan import Decision, Plan
+from spillway.core.plan import Decision, InactiveReason, Plan
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,8 @@ TROUBLE = {
     ConditionType.SCALING_ACTIVE: "False",
     ConditionType.CAPACITY_AVAILABLE: "False",
 }
+
+CHOSEN = frozenset({InactiveReason.OBSERVE, InactiveReason.PAUSED})  # somebody wants it so: no warning
 
 
 @dataclass(slots=True)
@@ -153,9 +155,8 @@ class Reporter:
                 self._post_verdict(resource, key, uid, verdict)
 
     def _post_verdict(self, resource: Resource, key: ObjectKey, uid: str, verdict: Verdict) -> None:
-        self._post(
-            resource, key, uid, reason=verdict.reason.value, message=verdict.message, type=EventType.WARNING
-        )
+        kind = EventType.NORMAL if verdict.reason in CHOSEN else EventType.WARNING
+        self._post(resource, key, uid, reason=verdict.reason.value, message=verdict.message, type=kind)
 
     def _post(
         self,
