@@ -159,7 +159,9 @@ def _observe(
 
 def _decide_one(view: _View, *, breaker_open: bool, now: datetime) -> tuple[Decision, WorkloadMemory]:
     """Decide one workload up to, not including, GPU budgets and bounds."""
-    view = replace(view, memory=replace(view.memory, exhausted=_exhaustion(view, now=now)))
+    exhausted = _exhaustion(view, now=now)
+    if exhausted is not view.memory.exhausted:
+        view = replace(view, memory=replace(view.memory, exhausted=exhausted))
     proposal = _proposal(view)
     situation = _situation(view, proposal, breaker_open=breaker_open, now=now)
     desired, limits = proposal.replicas, proposal.limits
@@ -330,7 +332,7 @@ def _note_up(memory: WorkloadMemory, view: _View, decision: Decision) -> Workloa
     if value is None or view.assessment.state in stabilize.BLIND:
         return memory
     if value <= view.workload.gpu_activity.high:
-        return replace(memory, elasticity=Elasticity())
+        return memory if guard == Elasticity() else replace(memory, elasticity=Elasticity())
     settled = len(view.replicas.settled)
     if (
         guard.before is not None
@@ -340,7 +342,7 @@ def _note_up(memory: WorkloadMemory, view: _View, decision: Decision) -> Workloa
         guard = _judge_up(guard, value=value, settled=settled)
     if guard.before is None and decision.desired > decision.current and decision.inactive is None:
         guard = replace(guard, before=(value, settled), goal=decision.desired)
-    return replace(memory, elasticity=guard)
+    return memory if guard is memory.elasticity else replace(memory, elasticity=guard)
 
 
 def _judge_up(guard: Elasticity, *, value: float, settled: int) -> Elasticity:

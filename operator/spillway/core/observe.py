@@ -62,12 +62,12 @@ def observe_target(
         memory = replace(memory, last_down_at=now)
     if count != previous or not seen:
         seen = (*seen, (now, count))
+    seen = _of_the_last_minute(seen, now=now)
     base = memory.rollout_base
-    return replace(
-        memory,
-        seen=_of_the_last_minute(seen, now=now),
-        rollout_base=(count if base is None else min(base, count)) if rolling else None,
-    )
+    base = (count if base is None else min(base, count)) if rolling else None
+    if (seen, base) == (memory.seen, memory.rollout_base):
+        return memory
+    return replace(memory, seen=seen, rollout_base=base)
 
 
 def _is_ours(count: int, operations: tuple[Operation, ...]) -> bool:
@@ -152,7 +152,7 @@ def _blindness(
         return replace(memory, blindness=replace(blindness, since=since))
     was_long = blindness.since is not None and now - blindness.since > stale_after
     if not was_long and not blindness.recovering:
-        return replace(memory, blindness=Blindness())
+        return memory if blindness.since is None else replace(memory, blindness=Blindness())
     if memory.streaks.fresh >= RECOVERY_COLLECTIONS:
         return replace(memory, blindness=Blindness(), window=DownWindow())
     # `since` stays until then: a signal that flickers is as good as none.
@@ -190,7 +190,7 @@ def _zero(
 ) -> tuple[WorkloadMemory, Assessment]:
     """A sudden zero everywhere may be a broken exporter. It is believed once counters moved through a whole down window."""
     if assessment.state not in SURE_STATES or assessment.mean is None or assessment.mean > 0:
-        return replace(memory, zero=ZeroWatch()), assessment
+        return memory if memory.zero.since is None else replace(memory, zero=ZeroWatch()), assessment
     zero = memory.zero
     if counted:
         alive = (zero.alive_since or at) if assessment.all_alive else None
@@ -243,13 +243,13 @@ def _degraded(
 
 def _loss(memory: WorkloadMemory, assessment: Assessment, *, counted: bool, now: datetime) -> WorkloadMemory:
     """Keep the last value that was surely real, and when a busy workload lost its signal (for the circuit breaker)."""
+    busy, lost = memory.busy_value, memory.lost_at
     if assessment.state in SURE_STATES:
-        value = assessment.mean if counted and assessment.mean else memory.busy_value
-        return replace(memory, busy_value=value, lost_at=None)
-    if assessment.state is SignalState.ZERO:
-        return replace(memory, lost_at=None)
-    if assessment.reason in NOT_YET:
+        busy, lost = assessment.mean if counted and assessment.mean else busy, None
+    elif assessment.state is SignalState.ZERO or not busy:
+        lost = None
+    elif assessment.reason not in NOT_YET:
+        lost = lost or now
+    if (busy, lost) == (memory.busy_value, memory.lost_at):
         return memory
-    if memory.busy_value:
-        return replace(memory, lost_at=memory.lost_at or now)
-    return replace(memory, lost_at=None)
+    return replace(memory, busy_value=busy, lost_at=lost)

@@ -1,0 +1,1 @@
+"""What `make bench` runs: each `bench_*` module is a script of its own, on the real parts, bounded in time."""
