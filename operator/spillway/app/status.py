@@ -20,13 +20,15 @@ from spillway.api.conditions import (
     ScalingLimitedReason,
 )
 from spillway.api.convert import Converted, Invalid
-from spillway.core.plan import Decision, InactiveReason
+from spillway.core.plan import Cause, Decision, InactiveReason
 from spillway.core.signal import SignalReason, SignalState
 
 Stored = Mapping[str, Any]
 
 MAX_DECISIONS = 10
 QUIET = timedelta(seconds=60)  # holds that differ only in their limiter are recorded this often at most
+# Somebody's instruction: whoever gave it, or took it back, looks for it in the columns at once.
+INSTRUCTIONS = frozenset({Cause.PINNED.value, *(reason.value for reason in InactiveReason)})
 
 BLIND_STATES = frozenset({SignalState.UNKNOWN, SignalState.LOW, SignalState.DEGRADED})
 NO_TARGET = frozenset(
@@ -167,6 +169,7 @@ def _with_record(
         if stands and last.get("reason") == decision.reason:
             return kept, False
         is_hold = last.get("to") == decision.desired == decision.current
+        is_hold = is_hold and INSTRUCTIONS.isdisjoint((last.get("reason"), decision.reason))
         same_state = stored.get("state") == decision.signal.state.value
         if is_hold and same_state and now - _parse(last.get("time")) < QUIET:
             return kept, False

@@ -191,6 +191,20 @@ def test_a_hold_that_only_changed_its_limiter_is_recorded_once_a_minute(after: i
     assert len(held.status["decisions"]) == records
 
 
+@pytest.mark.parametrize(
+    "instructed",
+    [pytest.param({"paused": True}, id="paused"), pytest.param({"replicas": 4}, id="pinned at its count")],
+)
+def test_an_instruction_shows_at_once_when_given_and_when_taken_back(instructed: dict[str, Any]) -> None:
+    free, bound = make_snapshot(), make_snapshot(make_workload(**instructed))
+
+    given = write(bound, stored=write(free).status, after=5)
+    taken_back = write(free, stored=given.status, after=10)
+
+    assert given.status["reason"] == decide(bound).reason
+    assert taken_back.status["reason"] == "WithinBand"
+
+
 def test_a_change_of_the_metric_state_is_recorded_at_once() -> None:
     first = write(make_snapshot())
 
