@@ -12,9 +12,10 @@ from tests.cluster import binaries
 from tests.cluster.controlplane import ControlPlane
 from tests.cluster.exporter import Exporter
 from tests.cluster.operator_chart import crds, helm, install_chart
+from tests.cluster.operator_process import start_operator
 from tests.cluster.prometheus import Prometheus
 
-__all__ = ["crds", "helm", "install_chart"]  # fixtures that pytest finds here
+__all__ = ["crds", "helm", "install_chart", "start_operator"]  # fixtures that pytest finds here
 HERE = Path(__file__).parent
 
 
