@@ -98,8 +98,11 @@ def observe_signal(
     That is: Degraded after `blind.after` of unknown, Suspect while all GPUs read zero at once without proof, Zero when
     proven for a whole down window, and Unknown while a recovered signal has not shown two collections in a row.
     """
+    at = now
+    if isinstance(snapshot.activity, Collected):
+        at = snapshot.activity.at
+        memory = _since_set_back(memory, at=at)
     counted = is_counted(memory, snapshot, assessment)
-    at = snapshot.activity.at if isinstance(snapshot.activity, Collected) else now
     usable = assessment.state not in BLIND_STATES
     memory = replace(memory, streaks=_streaks(memory.streaks, assessment, workload, at=at, counted=counted))
     memory = _blindness(memory, assessment, stale_after=snapshot.stale_after, usable=usable, now=now)
@@ -118,6 +121,13 @@ def observe_signal(
     memory, assessment = _zero(memory, assessment, workload=workload, at=at, counted=counted)
     assessment = _with_blindness(assessment, memory.blindness, workload=workload, now=now)
     return _loss(memory, assessment, counted=counted, now=now), assessment
+
+
+def _since_set_back(memory: WorkloadMemory, *, at: datetime) -> WorkloadMemory:
+    """Start anew when Prometheus' clock was set back: times in the future would hold everything until it catches up."""
+    if memory.streaks.collected_at is None or at >= memory.streaks.collected_at:
+        return memory
+    return replace(memory, streaks=Streaks(), window=DownWindow(), zero=ZeroWatch())
 
 
 def _streaks(

@@ -270,7 +270,7 @@ def limit_by_cooldown(s: Situation, count: int) -> Limit | None:
             return _hold(s, count, LimitReason.DOWN_COOLDOWN, message, ready_at + wait)
     if count > s.current and not s.is_blind_raise:
         down_at, wait = s.memory.last_down_at, s.workload.scale_up.cooldown
-        if down_at is not None and s.now - down_at < wait:
+        if down_at is not None and timedelta(0) <= s.now - down_at < wait:
             message = (
                 f"Replicas were lowered {_seconds(s.now - down_at)} s ago; growing waits {_seconds(wait)} s"
             )

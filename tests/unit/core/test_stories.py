@@ -135,6 +135,19 @@ def test_a_clock_that_jumps_an_hour_lowers_nothing(jump: int) -> None:
     assert line.writes == []
 
 
+@pytest.mark.case("workload-autoscalers D39")
+@pytest.mark.parametrize("jump", [-1800, 3600])
+def test_growth_does_not_wait_for_a_clock_to_catch_up(jump: int) -> None:
+    line = Timeline(replicas=2, util=0.1).at("8m").expect(replicas=1)
+
+    line._now += seconds(jump)
+    line.change(util=0.9)
+    for _ in range(6):
+        line.step()
+
+    assert line.replicas > 1
+
+
 def test_a_watch_event_counts_no_collection_and_no_window() -> None:
     line = Timeline(replicas=4, util=0.9).at("15s")
     before = line.memory.workloads["workload-llm"]
