@@ -156,7 +156,7 @@ class Loop:
         for kind, age in ages.items():
             self.metrics.cache_age.labels(kind).set(min(age, timedelta(days=365)).total_seconds())
         if not self.lease.held_for(self.steady()):
-            return "this operator does not hold the Lease"
+            return "the Lease is not ours; another operator may hold it"
         if not self.caches.synced:
             return self._unsynced()
         oldest = max(ages, key=lambda kind: ages[kind])
