@@ -37,7 +37,7 @@ class DownWindow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blindness:
-    """Since when the signal is unknown, and whether it must prove itself before it counts again."""
+    """Since when the signal is unknown, kept while one that came back must prove itself before it counts again."""
 
     since: datetime | None = None
     recovering: bool = False
