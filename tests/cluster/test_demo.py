@@ -155,7 +155,9 @@ def test_the_summary_counts_what_was_held_against_a_fleet_at_the_peak() -> None:
     first = dataclasses.replace(
         make_moment(Act.BURST, seconds=0.0, current=1), loading=0, gpu_seconds=10.0, ups=1
     )
-    blind = dataclasses.replace(make_moment(Act.BLIND, seconds=60.0, current=4, state="Unknown"), loading=2)
+    blind = dataclasses.replace(
+        make_moment(Act.BLIND, seconds=60.0, current=4, state="Unknown"), loading=2, reason="MetricsUnknown"
+    )
     last = dataclasses.replace(
         make_moment(Act.FALL, seconds=120.0, current=1),
         loading=0,
@@ -223,7 +225,7 @@ def is_open(port: int) -> bool:
     ("words", "signum"),
     [
         pytest.param("wanted 1", signal.SIGINT, id="Ctrl-C while it plays"),
-        pytest.param("Prometheus on", signal.SIGTERM, id="SIGTERM while it starts"),
+        pytest.param("Prometheus http", signal.SIGTERM, id="SIGTERM while it starts"),
         pytest.param("Starting etcd", signal.SIGHUP, id="terminal closed at once"),
     ],
 )

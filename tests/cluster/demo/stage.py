@@ -170,7 +170,7 @@ def set_stage(programs: Binaries, tell: Tell) -> Iterator[Stage]:
         tell(f"  ready: export KUBECONFIG={cluster.kubeconfig}")
         exporter = stack.enter_context(Exporter(cluster.observer_client, noise=0.01))
         prometheus = stack.enter_context(Prometheus(programs, folder / "prometheus", (exporter.target(),)))
-        tell(f"Prometheus on {prometheus.url} scrapes a stand-in dcgm-exporter on {exporter.url}/metrics")
+        tell(f"Prometheus {prometheus.url} scrapes a stand-in dcgm-exporter, {exporter.url}/metrics")
         chart = _furnish(cluster, stack, program=programs.path("helm"), tell=tell)
         stage = _raise_curtain(
             cluster, exporter, chart, prometheus_url=prometheus.url, folder=folder, tell=tell
@@ -221,7 +221,7 @@ def _raise_curtain(
         "spillway", [program, "run", "--config", config, "--kubeconfig", chart.kubeconfig]
     )
     url = f"http://127.0.0.1:{port}"
-    tell(f"Running spillway run as {chart.account}, its pages on {url}")
+    tell(f"Running spillway run with the chart's own account; its pages: {url}/metrics")
     stage = Stage(cluster=cluster, exporter=exporter, operator=operator, url=url)
     stage.set(demand=0.5, blind=False)
     stage.decision()

@@ -130,7 +130,7 @@ STORY: tuple[Scene, ...] = (
     ),
 )  # fmt: skip
 
-EXPECTED_SECONDS = 210  # the usual length, for the time scale of the view
+EXPECTED_SECONDS = 180  # the usual length, for the time scale of the view
 
 
 def broken_promise(moments: Sequence[Moment], act: Act) -> str | None:

@@ -75,9 +75,10 @@ def summary_lines(found: Summary) -> Iterator[str]:
         f"this was {found.saved_percent:.0f} % less"
     )
     yield (
-        f"  blind         {found.blind_seconds:.0f} s without GPU metrics at {found.blind_demand:g} replicas' worth of demand: "
-        f"all {found.blind_replicas} held ({found.blind_reason})"
+        f"  blind         {found.blind_seconds:.0f} s without GPU metrics under a demand of {found.blind_demand:g} replicas: "
+        f"all {found.blind_replicas} stayed"
     )
+    yield f"                ({found.blind_reason}, said the operator)"
 
 
 NEXT_STEPS = """\
