@@ -34,6 +34,7 @@ class ReadyReason(StrEnum):
     CONFLICT = "Conflict"
     METRICS_UNAVAILABLE = "MetricsUnavailable"
     CAPACITY_UNAVAILABLE = "CapacityUnavailable"
+    INTERNAL_ERROR = "InternalError"
 
 
 class ScalingActiveReason(StrEnum):
