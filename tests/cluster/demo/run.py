@@ -76,7 +76,10 @@ def _manifest(path: Path) -> str:
 def _screen() -> Iterator[Callable[[Show], None]]:
     """Give a function that shows a moment: as a live view on a terminal that is large enough, else as plain lines."""
     console = Console()
-    if not console.is_terminal or console.width < WIDTH or console.height < HEIGHT:
+    is_large = console.width >= WIDTH and console.height >= HEIGHT
+    if not console.is_terminal or console.is_dumb_terminal or not is_large:
+        if console.is_terminal:
+            _tell(f"(A terminal of {WIDTH} by {HEIGHT} or more shows a live view.)")
         yield PlainLines(tell=_tell).show
         return
     with Live(console=console, screen=True, auto_refresh=False) as live:

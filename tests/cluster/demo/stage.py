@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 import time
@@ -159,6 +160,7 @@ class Stage:
 @contextmanager
 def set_stage(programs: Binaries, tell: Tell) -> Iterator[Stage]:
     """Start everything, telling each step; end all of it on the way out, whatever happened."""
+    _forget_own_settings()
     with ExitStack() as stack:
         folder = Path(
             stack.enter_context(
@@ -177,6 +179,12 @@ def set_stage(programs: Binaries, tell: Tell) -> Iterator[Stage]:
         )
         stack.callback(stage.close)
         yield stage
+
+
+def _forget_own_settings() -> None:
+    """Drop SPILLWAY_… variables of this shell: they would overrule the settings that the story needs."""
+    for name in [name for name in os.environ if name.startswith("SPILLWAY_")]:
+        del os.environ[name]
 
 
 def _furnish(cluster: ControlPlane, stack: ExitStack, *, program: Path, tell: Tell) -> InstalledChart:

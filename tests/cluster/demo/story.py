@@ -90,7 +90,7 @@ def is_alone(moment: Moment) -> bool:
 
 
 def is_smaller(moment: Moment) -> bool:
-    """Whether a first reduction has been carried out."""
+    """Whether a first reduction has been carried out: what is left is more than half busy."""
     return moment.current == moment.ready < moment.demand / 0.5
 
 
