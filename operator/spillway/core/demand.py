@@ -46,9 +46,7 @@ def _propose_blind(workload: Workload, assessment: Assessment, *, current: int) 
     if floor is None or floor <= current:
         return Proposal(replicas=current, cause=Cause.METRICS_UNKNOWN, message=assessment.message)
     seconds = int(workload.blind.after.total_seconds())
-    message = (
-        f"{assessment.message}. Unknown for over {seconds} s: raising to whenMetricsMissing.replicas {floor}"
-    )
+    message = f"{assessment.message.rstrip('.')}. Unknown for over {seconds} s: raising to whenMetricsMissing.replicas {floor}"
     return Proposal(replicas=floor, cause=Cause.METRICS_MISSING_FLOOR, message=message)
 
 
