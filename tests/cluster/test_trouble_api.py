@@ -22,6 +22,7 @@ from tests.cluster.scene import SHORT_WINDOWS, Scene, Workload, played
 
 SCALE = r"/deployments/[^/]+/scale"
 WATCH = r"[?&]watch="
+ELDERS_WINDOW_SECONDS = 8
 FOUR_WANT_FIVE = 3.6
 FOUR_WANT_TWO = 1.2
 # What an operator may write where it may change nothing.
@@ -41,7 +42,7 @@ def scene(
 @pytest.fixture(scope="module", autouse=True)
 def elder(scene: Scene) -> Workload:
     """Known to the operator for long enough to be shrunk when its tests come."""
-    rules = {**SHORT_WINDOWS["scaleDown"], "windowSeconds": 10}
+    rules = {**SHORT_WINDOWS["scaleDown"], "windowSeconds": ELDERS_WINDOW_SECONDS}
     return scene.workload(replicas=4, scaleDown=rules)
 
 
@@ -398,6 +399,22 @@ def test_an_invalid_object_from_an_older_schema_is_named_and_the_others_go_on(sc
     assert odd.replicas == 2
 
 
+# People; by now the operator has watched the elder for long enough
+
+
+@pytest.mark.case("workload-autoscalers D76")
+def test_a_count_set_by_a_person_stands_for_a_full_window(scene: Scene, elder: Workload) -> None:
+    elder.past_takeover()
+    elder.offer(FOUR_WANT_TWO)
+    elder.scale_target(6)
+    mark = scene.cluster.audit_mark()
+
+    elder.stays(6, seconds=ELDERS_WINDOW_SECONDS)
+
+    elder.shrinks_to(2)
+    assert elder.writes(mark) == [2]
+
+
 # The server goes
 
 
@@ -448,18 +465,3 @@ def test_a_namespace_with_gpuworkloads_goes_when_the_operator_is_dead(
     wait_until(
         lambda: scene.cluster.client.find(f"/api/v1/namespaces/{namespace}") is None, 60, "the namespace goes"
     )
-
-
-# People; by now the operator has watched the elder for long enough
-
-
-@pytest.mark.case("workload-autoscalers D76")
-def test_a_count_set_by_a_person_stands_for_a_full_window(elder: Workload) -> None:
-    elder.past_takeover()
-    elder.scale_target(6)
-    elder.offer(FOUR_WANT_TWO)
-
-    elder.decides("ForeignChange")
-    elder.stays(6, seconds=6)
-
-    elder.shrinks_to(2)
