@@ -129,7 +129,7 @@ def _show(
         rows=rows,
         notes=(
             f"aim: 0 writes but the Lease: {figures.verdict(value=writes, aim=0)}. Counted over {minutes:g} minutes.",
-            "a minute: API server's audit log, Prometheus' own counter. kopf's two watches have no counter of ours.",
+            "a minute: the API server's audit log and Prometheus' own counter; own counter: the operator's /metrics.",
         ),
     )
 

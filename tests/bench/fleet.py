@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from queue import SimpleQueue
-from typing import Any
 
 from tests.bench.bed import WORKLOADS
 from tests.cluster.client import Client, JsonObject
@@ -29,11 +26,12 @@ APPS = "/apis/apps/v1"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """One workload of the fleet: where its pods run, and what its GpuWorkload says besides its target."""
+    """One workload of the fleet: how many pods run on which node, and what its GpuWorkload says besides its target."""
 
     namespace: str
     name: str
-    nodes: Sequence[str]
+    pods: int
+    node: str
     spec: JsonObject
 
 
@@ -49,35 +47,24 @@ def lay_down(
         Member(
             namespace=f"team-{number % namespaces}",
             name=f"model-{number}",
-            nodes=[f"fleet-{number // per_node}"] * pods_each,
+            pods=pods_each,
+            node=f"fleet-{number // per_node}",
             spec=spec,
         )
         for number in range(workloads)
     ]
     for number in range(namespaces):
         cluster.make_namespace(f"team-{number}")
-    with _clients(cluster) as clients, ThreadPoolExecutor(THREADS) as pool:
-        nodes = sorted({node for member in members for node in member.nodes})
-        list(pool.map(lambda node: _with(clients, _make_node, node), nodes))
-        list(pool.map(lambda member: _with(clients, _make_member, member), members))
+    own = threading.local()  # a client serves one thread at a time
+
+    def begin_thread() -> None:
+        own.client = cluster.observer_client()
+
+    with ThreadPoolExecutor(THREADS, initializer=begin_thread) as pool:
+        nodes = {member.node for member in members}
+        list(pool.map(lambda node: _make_node(own.client, node), nodes))
+        list(pool.map(lambda member: _make_member(own.client, member), members))
     return members
-
-
-@contextmanager
-def _clients(cluster: ControlPlane) -> Iterator[SimpleQueue[Client]]:
-    """Yield clients to borrow: each may serve one thread at a time."""
-    clients: SimpleQueue[Client] = SimpleQueue()
-    for _ in range(THREADS):
-        clients.put(cluster.observer_client())
-    yield clients
-
-
-def _with(clients: SimpleQueue[Client], make: Any, what: Any) -> None:  # noqa: ANN401 - whatever *make* takes
-    client = clients.get()
-    try:
-        make(client, what)
-    finally:
-        clients.put(client)
 
 
 def _make_node(client: Client, name: str) -> None:
@@ -91,10 +78,9 @@ def _make_node(client: Client, name: str) -> None:
 def _make_member(client: Client, member: Member) -> None:
     deployment = _make_deployment(client, member)
     replica_set = _make_replica_set(client, member, deployment)
-    for number, node in enumerate(member.nodes):
-        _make_pod(client, member, replica_set, node=node, number=number)
-    _report_ready(client, f"{APPS}/namespaces/{member.namespace}/deployments/{member.name}", member)
-    _report_ready(client, f"{APPS}/namespaces/{member.namespace}/replicasets/{_name(replica_set)}", member)
+    for number in range(member.pods):
+        _make_pod(client, member, replica_set, number=number)
+    _report_ready(client, member)
     body = {
         "apiVersion": "spillway.dev/v1alpha1",
         "kind": "GpuWorkload",
@@ -105,7 +91,7 @@ def _make_member(client: Client, member: Member) -> None:
 
 
 def _make_deployment(client: Client, member: Member) -> JsonObject:
-    manifest = gpu_deployment(member.name, replicas=len(member.nodes))
+    manifest = gpu_deployment(member.name, replicas=member.pods)
     manifest["metadata"]["annotations"] = {"deployment.kubernetes.io/revision": "1"}
     return client.post(f"{APPS}/namespaces/{member.namespace}/deployments", manifest)
 
@@ -121,7 +107,7 @@ def _make_replica_set(client: Client, member: Member, deployment: JsonObject) ->
             "ownerReferences": [_owner(deployment, version="apps/v1", kind="Deployment")],
         },
         "spec": {
-            "replicas": len(member.nodes),
+            "replicas": member.pods,
             "selector": {"matchLabels": labels},
             "template": {**template, "metadata": {**template["metadata"], "labels": labels}},
         },
@@ -129,7 +115,7 @@ def _make_replica_set(client: Client, member: Member, deployment: JsonObject) ->
     return client.post(f"{APPS}/namespaces/{member.namespace}/replicasets", manifest)
 
 
-def _make_pod(client: Client, member: Member, replica_set: JsonObject, *, node: str, number: int) -> None:
+def _make_pod(client: Client, member: Member, replica_set: JsonObject, *, number: int) -> None:
     template = replica_set["spec"]["template"]
     manifest = {
         "metadata": {
@@ -138,7 +124,7 @@ def _make_pod(client: Client, member: Member, replica_set: JsonObject, *, node: 
             "annotations": template["metadata"]["annotations"],
             "ownerReferences": [_owner(replica_set, version="apps/v1", kind="ReplicaSet")],
         },
-        "spec": {**template["spec"], "nodeName": node},
+        "spec": {**template["spec"], "nodeName": member.node},
     }
     made = client.post(f"/api/v1/namespaces/{member.namespace}/pods", manifest)
     kinds = ("PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled")
@@ -153,13 +139,11 @@ def _make_pod(client: Client, member: Member, replica_set: JsonObject, *, node: 
     client.patch(f"/api/v1/namespaces/{member.namespace}/pods/{_name(made)}/status", {"status": status})
 
 
-def _report_ready(client: Client, path: str, member: Member) -> None:
-    """Say in the status of a Deployment or ReplicaSet that all of its pods are there."""
-    count = len(member.nodes)
-    status = {"observedGeneration": 1, "replicas": count, "readyReplicas": count, "availableReplicas": count}
-    if "/deployments/" in path:
-        status["updatedReplicas"] = count
-    client.patch(f"{path}/status", {"status": status})
+def _report_ready(client: Client, member: Member) -> None:
+    """Say in the Deployment's status that all of its pods are there."""
+    counts = ("replicas", "updatedReplicas", "readyReplicas", "availableReplicas")
+    status = {"observedGeneration": 1, **dict.fromkeys(counts, member.pods)}
+    client.patch(f"{APPS}/namespaces/{member.namespace}/deployments/{member.name}/status", {"status": status})
 
 
 def _container(container: JsonObject) -> JsonObject:
