@@ -76,14 +76,14 @@ def _watch(operator: RunningOperator, *, seconds: int) -> Usage:
     pid = operator.process.pid
     before, cpu, began = operator.samples(), _cpu_seconds(pid), time.monotonic()
     time.sleep(seconds)
-    share = (_cpu_seconds(pid) - cpu) / (time.monotonic() - began)
+    cpu_share = (_cpu_seconds(pid) - cpu) / (time.monotonic() - began)
     memory = _memory_mib(pid)
     after = operator.samples()
     passes = _grown(before, after, f"{HISTOGRAM}_count")
     return Usage(
         resident_mib=memory["VmRSS"],
         highest_mib=memory["VmHWM"],
-        cpu_share=share,
+        cpu_share=cpu_share,
         passes=round(passes),
         mean_seconds=_grown(before, after, f"{HISTOGRAM}_sum") / passes,
         quantiles={share: _quantile(_buckets(before, after), share) for share in (0.5, 0.99)},
@@ -127,26 +127,16 @@ def _quantile(buckets: Sequence[tuple[float, float]], share: float) -> float:
 
 
 def _show(usage: Usage, *, workloads: int, start: float, seconds: int) -> None:
-    p50, p99 = (usage.quantiles[share] for share in (0.5, 0.99))
-    highest = usage.highest_mib
+    p99 = usage.quantiles[0.99]
+    limit, longest = f"{MEMORY_LIMIT_MIB} MiB", f"{PASS_SECONDS * 1000:.0f} ms"
     rows = [
-        (
-            "memory now",
-            f"{usage.resident_mib:.0f} MiB",
-            f"{MEMORY_LIMIT_MIB} MiB",
-            _met(highest, MEMORY_LIMIT_MIB),
-        ),
-        (
-            "memory at its highest",
-            f"{highest:.0f} MiB",
-            f"{MEMORY_LIMIT_MIB} MiB",
-            _met(highest, MEMORY_LIMIT_MIB),
-        ),
+        ("memory now", f"{usage.resident_mib:.0f} MiB", limit, _met(usage.resident_mib, MEMORY_LIMIT_MIB)),
+        ("memory, highest", f"{usage.highest_mib:.0f} MiB", limit, _met(usage.highest_mib, MEMORY_LIMIT_MIB)),
         ("CPU", f"{usage.cpu_share:.1%} of a core", "", ""),
         ("passes", str(usage.passes), "", ""),
         ("pass, mean", f"{usage.mean_seconds * 1000:.0f} ms", "", ""),
-        ("pass, p50", f"{p50 * 1000:.0f} ms", "", ""),
-        ("pass, p99", f"{p99 * 1000:.0f} ms", f"{PASS_SECONDS * 1000:.0f} ms", _met(p99, PASS_SECONDS)),
+        ("pass, p50", f"{usage.quantiles[0.5] * 1000:.0f} ms", "", ""),
+        ("pass, p99", f"{p99 * 1000:.0f} ms", longest, _met(p99, PASS_SECONDS)),
         ("start until all are decided", f"{start:.0f} s", "", ""),
     ]
     figures.show(
@@ -154,7 +144,10 @@ def _show(usage: Usage, *, workloads: int, start: float, seconds: int) -> None:
         title=f"One operator, {workloads} workloads, {workloads * PODS_PER_WORKLOAD} pods, over {seconds} s (as shipped)",
         header=("", "found", "aim", "met"),
         rows=rows,
-        notes=("aim: the chart's memory limit; what issue 3 allows for deciding 5,000 workloads.",),
+        notes=(
+            "aim: the chart's memory limit; a pass as long as a decision on 5,000 workloads may take.",
+            "p50, p99: evenly spread inside the histogram's buckets; the mean is exact.",
+        ),
     )
 
 
