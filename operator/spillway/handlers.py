@@ -45,7 +45,7 @@ def build_registry(
     async def wake(**_: Any) -> None:  # noqa: ANN401
         operator.loop.wakeup.wake("own kind")
 
-    for plural in (names.WORKLOAD_PLURAL, names.POLICY_PLURAL):
+    for plural in (names.WORKLOAD_PLURAL, names.POLICY_PLURAL, names.POOL_PLURAL):
         kopf.on.event(names.GROUP, names.VERSION, plural, registry=registry, id=f"wake-{plural}")(wake)
     return registry
 

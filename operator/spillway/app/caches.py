@@ -23,6 +23,13 @@ POLICIES = Resource(
     kind=names.POLICY_KIND,
     namespaced=False,
 )
+POOLS = Resource(
+    group=names.GROUP,
+    version=names.VERSION,
+    plural=names.POOL_PLURAL,
+    kind=names.POOL_KIND,
+    namespaced=False,
+)
 
 Raw = Mapping[str, Any]
 Wake = Callable[[str], None]
@@ -48,6 +55,9 @@ class Caches:
         make = _Maker(client, wake=wake, namespaces=tuple(namespaces), timings=timings, clock=clock)
         self.workloads = make.reflector(WORKLOADS, _raw, matters=_spec_changed)
         self.policies = make.reflector(POLICIES, _raw, matters=_spec_changed)
+        # Optional: an older set of CRDs must not keep replicas from being scaled.
+        self.pools = make.reflector(POOLS, _raw, matters=_spec_changed, optional=True)
+        self.nodes = make.reflector(resources.NODES, projections.node)
         self.deployments = make.reflector(
             resources.DEPLOYMENTS, projections.deployment, matters=_target_changed
         )
@@ -68,6 +78,8 @@ class Caches:
         return (
             self.workloads,
             self.policies,
+            self.pools,
+            self.nodes,
             self.deployments,
             self.replica_sets,
             self.pods,
