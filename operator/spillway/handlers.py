@@ -1,6 +1,7 @@
-"""What kopf is used for: starting and stopping, probes, and waking the loop. Nothing is decided here.
+"""What kopf is used for: starting and stopping, and probes. Nothing is decided here.
 
-No handler of these puts a finalizer or an annotation on anybody's object.
+It watches nothing, since one refused watch would end the whole process (docs/design/0004-watches-are-ours.md): our reflectors
+wake the loop. No handler of these puts a finalizer or an annotation on anybody's object.
 """
 
 import logging
@@ -9,7 +10,6 @@ from typing import Any
 
 import kopf
 
-from spillway.api import names
 from spillway.app.wiring import Operator
 
 log = logging.getLogger(__name__)
@@ -42,21 +42,12 @@ def build_registry(
             raise kopf.PermanentError(problem)
         return "ok"
 
-    async def wake(**_: Any) -> None:  # noqa: ANN401
-        operator.loop.wakeup.wake("own kind")
-
-    for plural in (names.WORKLOAD_PLURAL, names.POLICY_PLURAL, names.POOL_PLURAL):
-        kopf.on.event(names.GROUP, names.VERSION, plural, registry=registry, id=f"wake-{plural}")(wake)
     return registry
 
 
 def _configure(settings: kopf.OperatorSettings) -> None:
     settings.posting.enabled = False
     settings.scanning.disabled = True  # else it watches CRDs and namespaces, and needs the rights for it
-    settings.watching.server_timeout = 300
-    settings.watching.connect_timeout = 5
-    settings.watching.chunk_size = 500
     settings.networking.request_timeout = 10
     settings.networking.connect_timeout = 5
-    settings.queueing.idle_timeout = 0.1
     settings.execution.max_workers = 1

@@ -80,14 +80,19 @@ class RunningOperator:
     session: requests.Session
 
     def samples(self) -> dict[Series, float]:
-        """Return what its /metrics page says now, by name and labels."""
-        reply = self.session.get(f"{self.url}/metrics", timeout=ASK_SECONDS)
-        reply.raise_for_status()
-        return {
-            (sample.name, frozenset(sample.labels.items())): sample.value
-            for family in text_string_to_metric_families(reply.text)
-            for sample in family.samples
-        }
+        """Return what its /metrics page says now."""
+        return page_samples(self.session, f"{self.url}/metrics")
+
+
+def page_samples(session: requests.Session, url: str) -> dict[Series, float]:
+    """Return every sample of a Prometheus text page by name and labels."""
+    reply = session.get(url, timeout=ASK_SECONDS)
+    reply.raise_for_status()
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(reply.text)
+        for sample in family.samples
+    }
 
 
 @contextmanager

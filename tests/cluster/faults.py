@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from aiohttp import ClientResponse, ClientSession, ClientTimeout, TCPConnector, web
+from aiohttp import ClientConnectionError, ClientResponse, ClientSession, ClientTimeout, TCPConnector, web
 
 from tests.cluster.processes import free_port
 
@@ -262,7 +262,11 @@ class FaultProxy:
                 await asyncio.Event().wait()
             case Delay(seconds):
                 await asyncio.sleep(seconds)
-        return await self._pass_on(request, action)
+        try:
+            return await self._pass_on(request, action)
+        except ClientConnectionError:  # the server is away or went: to the client as well
+            _break(request)
+            return web.Response()
 
     async def _pass_on(self, request: web.BaseRequest, action: Action | None) -> web.StreamResponse:
         body = await request.read()

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import pytest
 import requests
+import yaml
 
 from tests.cluster.client import JsonObject
 from tests.cluster.controlplane import ControlPlane
@@ -124,6 +125,13 @@ class OperatorProcess:
         self.process.signal(signal.SIGCONT)
         self.process.stop(grace_seconds=5)
         self._session.close()
+
+    def set_fleet_mode(self, mode: str) -> None:
+        """Change the mode in its settings file, as an edited ConfigMap does; it is not told."""
+        settings = yaml.safe_load(self.config.read_text())
+        fresh = self.config.with_suffix(".new")
+        fresh.write_text(yaml.safe_dump({**settings, "mode": mode}))
+        fresh.replace(self.config)
 
     def wait_deciding(self, seconds: float = START_SECONDS) -> None:
         """Wait until it holds the Lease and has made a plan."""

@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
 from spillway.api import names
@@ -105,11 +106,22 @@ class Workload:
         found = self._scene.cluster.client.get(path, fieldSelector=query)["items"]
         return [event for event in found if reason in (None, event["reason"])]
 
-    def writes(self, since: int) -> list[int]:
+    @property
+    def operator(self) -> OperatorProcess:
+        return self._scene.operator
+
+    def writes(self, since: int = 0) -> list[int]:
         """Return each count that the operator has written since an `audit_mark`, in order; refused ones are left out."""
-        events = self._scene.operator.writes(since, resource="deployments")
+        return [event["requestObject"][-1]["value"] for event in self._written(since)]
+
+    def write_times(self, since: int = 0) -> list[datetime]:
+        """Return when the server answered each of `writes`."""
+        return [datetime.fromisoformat(event["stageTimestamp"]) for event in self._written(since)]
+
+    def _written(self, since: int) -> list[JsonObject]:
+        events = self.operator.writes(since, resource="deployments")
         return [
-            event["requestObject"][-1]["value"]
+            event
             for event in events
             if event["objectRef"]["name"] == self.name and event["responseStatus"]["code"] == 200
         ]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from spillway.api.conditions import ConditionType, reasons_of
+from spillway.api.reason_texts import REASON_TEXTS
 from spillway.app import reference as app_reference
 from spillway.app.settings import PREFIX, Settings
 from spillway.cli import reference as cli_reference
@@ -80,6 +81,12 @@ def test_every_reason_stands_in_the_field_reference() -> None:
     )
 
     assert {str(word) for word in words if f"| `{word}` |" not in page} == set()
+
+
+def test_every_reason_with_something_to_check_stands_in_troubleshooting() -> None:
+    page = (ROOT / "docs" / "operations" / "troubleshooting.md").read_text(encoding="utf-8")
+
+    assert {word for word, text in REASON_TEXTS.items() if text.check and f"`{word}`" not in page} == set()
 
 
 def test_every_metric_family_stands_in_the_reference() -> None:

@@ -39,6 +39,7 @@ class ReadyReason(StrEnum):
     PRICE_UNKNOWN = "PriceUnknown"
     PRICE_ANNOTATION_INVALID = "PriceAnnotationInvalid"
     PODS_PARTLY_SEEN = "PodsPartlySeen"
+    INTERNAL_ERROR = "InternalError"
 
 
 class ScalingActiveReason(StrEnum):

@@ -50,6 +50,10 @@ REASON_TEXTS: Final[Mapping[str, ReasonText]] = MappingProxyType(
             "The Deployment does not exist in this namespace.",
             "spec.targetRef.name, and that the Deployment is in the namespace of the GpuWorkload.",
         ),
+        "InternalError": ReasonText(
+            "Spillway itself failed on this workload; it is left alone and the others go on.",
+            "The operator's log; report it with the message.",
+        ),
         "TargetTerminating": ReasonText("The Deployment is being deleted; nothing is written."),
         "TargetRequestsNoGpu": ReasonText(
             "The Deployment's pods request no GPU, so no GPU activity can be theirs.",

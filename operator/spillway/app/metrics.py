@@ -189,7 +189,7 @@ class Metrics:
             "spillway_pass_duration_seconds",
             "Snapshot, decision and report of one pass.",
             registry=self.registry,
-            buckets=(0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0),
+            buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0),
         )
         self.last_pass = Gauge(
             "spillway_last_evaluation_timestamp_seconds",

@@ -32,12 +32,13 @@ QUIET = timedelta(seconds=60)  # holds that differ only in their limiter are rec
 INSTRUCTIONS = frozenset({Cause.PINNED.value, *(reason.value for reason in InactiveReason)})
 
 BLIND_STATES = frozenset({SignalState.UNKNOWN, SignalState.LOW, SignalState.DEGRADED})
-NO_TARGET = frozenset(
+UNDECIDED = frozenset(
     {
         InactiveReason.TARGET_NOT_FOUND,
         InactiveReason.TARGET_TERMINATING,
         InactiveReason.TARGET_REQUESTS_NO_GPU,
         InactiveReason.NAMESPACE_TERMINATING,
+        InactiveReason.INTERNAL_ERROR,
     }
 )
 TRUE, FALSE, UNKNOWN = "True", "False", "Unknown"
@@ -213,7 +214,7 @@ def _first_trouble(
     inactive = decision.inactive
     if converted.workload.unresolved is not None:
         return ReadyReason.POLICY_NOT_FOUND, converted.workload.unresolved
-    if inactive is not None and inactive.reason in NO_TARGET:
+    if inactive is not None and inactive.reason in UNDECIDED:
         return ReadyReason(inactive.reason.value), inactive.message
     if inactive is not None and inactive.reason is InactiveReason.CONFLICT:
         return ReadyReason.CONFLICT, inactive.message
@@ -262,7 +263,7 @@ def _limited(decision: Decision) -> Verdict:
 
 def _capacity(decision: Decision) -> Verdict:
     kind = ConditionType.CAPACITY_AVAILABLE
-    if decision.inactive is not None and decision.inactive.reason in NO_TARGET:
+    if decision.inactive is not None and decision.inactive.reason in UNDECIDED:
         message = decision.inactive.message
         return Verdict(type=kind, status=UNKNOWN, reason=CapacityAvailableReason.UNKNOWN, message=message)
     if decision.capacity is not None:

@@ -63,11 +63,35 @@ def decide(snapshot: Snapshot, memory: Memory, now: datetime) -> Plan:
     Pure: the same input gives the same plan. A workload without a target gets a decision that says so and no act; unknown
     metrics hold the count. A target with an act under way is not decided again until its cache shows the result.
     """
+    decisions: dict[ObjectKey, Decision] = {}
+    views = tuple(_observe_all(snapshot, memory, decisions, now=now))
+    breaker, breaker_view = advance_breaker(memory.breaker, (view.memory for view in views), now=now)
+    memories = dict(memory.workloads)
+    drafts = tuple(_draft_all(views, memories, decisions, breaker_open=breaker_view.is_open, now=now))
+    for view, decision in _within_gpu_budgets(drafts):
+        bounded = _bound(view, decision)
+        decisions[bounded.key] = bounded
+        memories[bounded.uid] = _note_up(memories[bounded.uid], view, bounded)
+    # A target that went missing keeps its memory: it may only be a slow cache, and a new uid starts anew anyway.
+    known = {workload.uid for workload in snapshot.workloads}
+    return Plan(
+        decisions={workload.key: decisions[workload.key] for workload in snapshot.workloads},
+        acts=tuple(_acts(views, decisions)),
+        memory=Memory(
+            workloads={uid: kept for uid, kept in memories.items() if uid in known}, breaker=breaker
+        ),
+        breaker=breaker_view,
+        wake_at=_wake_at(decisions.values(), now=now),
+    )
+
+
+def _observe_all(
+    snapshot: Snapshot, memory: Memory, decisions: dict[ObjectKey, Decision], *, now: datetime
+) -> Iterable[_View]:
+    """Yield a view of each workload that has something to decide; the others get their decision at once."""
     conflicts = conflict.find_conflicts(snapshot)
     pods = pods_by_deployment(snapshot)
     operations = _operations_by_target(snapshot.operations)
-    views: list[_View] = []
-    decisions: dict[ObjectKey, Decision] = {}
     for workload in snapshot.workloads:
         found = conflicts.get(workload.key)
         deployment = snapshot.deployments.get(workload.target_key)
@@ -75,8 +99,8 @@ def decide(snapshot: Snapshot, memory: Memory, now: datetime) -> Plan:
         if absent is not None or deployment is None:
             decisions[workload.key] = _undecided(workload, deployment, absent, found)
             continue
-        views.append(
-            _observe(
+        try:
+            yield _observe(
                 workload,
                 deployment,
                 memory.workloads.get(workload.uid, WorkloadMemory(first_seen=now)),
@@ -86,29 +110,36 @@ def decide(snapshot: Snapshot, memory: Memory, now: datetime) -> Plan:
                 snapshot=snapshot,
                 now=now,
             )
-        )
-    breaker, breaker_view = advance_breaker(memory.breaker, (view.memory for view in views), now=now)
-    memories: dict[str, WorkloadMemory] = {}
-    drafts: list[tuple[_View, Decision]] = []
+        except Exception as exc:  # noqa: BLE001  # a defect that one workload meets must not stop the others
+            decisions[workload.key] = _undecided(workload, deployment, _defect(exc), found)
+
+
+def _draft_all(
+    views: Iterable[_View],
+    memories: dict[str, WorkloadMemory],
+    decisions: dict[ObjectKey, Decision],
+    *,
+    breaker_open: bool,
+    now: datetime,
+) -> Iterable[tuple[_View, Decision]]:
+    """Yield each workload's decision before budgets and bounds, and keep what it remembers."""
     for view in views:
-        decision, after = _decide_one(view, breaker_open=breaker_view.is_open, now=now)
+        try:
+            decision, after = _decide_one(view, breaker_open=breaker_open, now=now)
+        except Exception as exc:  # noqa: BLE001  # as above
+            defect = _defect(exc)
+            decisions[view.workload.key] = _undecided(view.workload, view.deployment, defect, view.conflict)
+            continue
         memories[view.workload.uid] = after
-        drafts.append((view, decision))
-    for view, decision in _within_gpu_budgets(drafts):
-        bounded = _bound(view, decision)
-        decisions[bounded.key] = bounded
-        memories[bounded.uid] = _note_up(memories[bounded.uid], view, bounded)
-    # A target that went missing keeps its memory: it may only be a slow cache, and a new uid starts anew anyway.
-    for workload in snapshot.workloads:
-        if workload.uid not in memories and workload.uid in memory.workloads:
-            memories[workload.uid] = memory.workloads[workload.uid]
-    return Plan(
-        decisions={workload.key: decisions[workload.key] for workload in snapshot.workloads},
-        acts=tuple(_acts(views, decisions)),
-        memory=Memory(workloads=memories, breaker=breaker),
-        breaker=breaker_view,
-        wake_at=_wake_at(decisions.values(), now=now),
+        yield view, decision
+
+
+def _defect(exc: Exception) -> Finding[InactiveReason]:
+    message = (
+        f"Spillway itself failed on this workload ({type(exc).__name__}: {exc}); it is left alone and the others go on. "
+        "Please report it with the operator's log"
     )
+    return Finding(reason=InactiveReason.INTERNAL_ERROR, message=message)
 
 
 def _operations_by_target(operations: Iterable[Operation]) -> Mapping[ObjectKey, tuple[Operation, ...]]:

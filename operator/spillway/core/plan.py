@@ -64,6 +64,7 @@ class InactiveReason(StrEnum):
     NAMESPACE_TERMINATING = "NamespaceTerminating"
     SCALED_TO_ZERO = "ScaledToZero"
     CONFLICT = "Conflict"
+    INTERNAL_ERROR = "InternalError"
 
 
 class ConflictReason(StrEnum):

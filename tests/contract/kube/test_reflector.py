@@ -321,19 +321,47 @@ async def test_missing_rights_are_named_with_verb_kind_and_place(api: ScriptedAp
     api.watches(refusal(403, "Forbidden", "watch is forbidden"))
 
     async with watching(api, namespaces=["ns"]) as watched:
-        await asyncio.sleep(10)
+        await asyncio.sleep(0.4)
         listing = watched.cache.problems[0]
-        await asyncio.sleep(25)
+        await asyncio.sleep(0.4)
         watches = watched.cache.problems[0]
-        await asyncio.sleep(30)
+        await asyncio.sleep(2)
 
         assert (str(listing.call), listing.forbidden) == ("list things in namespace ns", True)
         assert (str(watches.call), watches.forbidden) == ("watch things in namespace ns", True)
         assert watched.problem == ""
 
 
+async def test_rights_that_stay_missing_are_asked_for_twice_a_minute(api: ScriptedApi) -> None:
+    api.lists(*(refusal(403, "Forbidden") for _ in range(1000)))
+
+    async with watching(api):
+        await asyncio.sleep(100)
+        asked = len(api.requests)
+        await asyncio.sleep(300)
+
+        assert len(api.requests) - asked == 10
+
+
+@pytest.mark.case("workload-autoscalers D79")
+async def test_a_server_that_comes_back_with_refusals_and_expired_versions_is_followed_at_once(
+    api: ScriptedApi,
+) -> None:
+    api.lists(page(version=5), *(refusal(503, "Unavailable") for _ in range(7)))
+    api.lists(refusal(403, "Forbidden"), page(version=5), page(version=6))
+    api.watches(stream(cut=True), stream(expired(), then="end"))
+
+    async with watching(api) as watched:
+        await asyncio.sleep(45.6)  # by now the pauses have come to 10 s, and the 403 was just answered
+        assert watched.cache.problems[0].forbidden
+
+        await asyncio.sleep(1.2)  # two pauses of 0.5 s
+        assert watched.problem == ""
+        assert len(api.asked("watch")) == 3
+
+
 async def test_each_namespace_has_its_own_age(api: ScriptedApi) -> None:
-    api.lists(page(version=5), refusal(403, "Forbidden"))
+    api.lists(page(version=5), *(refusal(403, "Forbidden") for _ in range(10)))
 
     async with watching(api, namespaces=["one", "two"]) as watched:
         await asyncio.sleep(5)

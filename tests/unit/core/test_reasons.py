@@ -1,6 +1,7 @@
 """Every reason that a decision can carry is reached: a reason nobody can see is a promise nobody keeps."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from enum import StrEnum
 
 import pytest
@@ -138,6 +139,10 @@ SCENES: tuple[tuple[StrEnum, Callable[[], Decision]], ...] = (
     (
         InactiveReason.SCALED_TO_ZERO,
         lambda: decide_one(make_snapshot(deployment=make_deployment(replicas=0))),
+    ),
+    (
+        InactiveReason.INTERNAL_ERROR,
+        lambda: decide_one(make_snapshot(replace(make_workload(), readiness=None)), Memory()),
     ),
     (InactiveReason.CONFLICT, lambda: decide_one(make_snapshot(autoscalers=(make_hpa(),)))),
     (ConflictReason.HPA_ON_TARGET, lambda: decide_one(make_snapshot(autoscalers=(make_hpa(),)))),

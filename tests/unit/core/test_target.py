@@ -1,5 +1,7 @@
 """What is remembered of a target: counts seen, foreign changes, acts of ours, a re-created object."""
 
+from dataclasses import replace
+
 import pytest
 from tests.builders import (
     NOW,
@@ -186,3 +188,25 @@ def test_after_a_takeover_no_step_down_is_taken_for_a_minute() -> None:
     line.at("45s").expect(replicas=4)
     assert LimitReason.TAKEOVER in reasons(line.decision)
     line.at("1m30s").expect(replicas=3)
+
+
+@pytest.mark.case("workload-autoscalers D80")
+def test_a_defect_met_by_one_workload_leaves_the_others_decided() -> None:
+    poisoned = replace(make_workload("bad"), readiness=None)  # type: ignore[arg-type]  # what no parser lets through
+    snapshot = make_snapshot(
+        (poisoned, make_workload("good")), (make_deployment("bad"), make_deployment("good")), utilization=0.9
+    )
+
+    plan = plan_of(snapshot)
+
+    bad, good = (plan.decisions[workload.key] for workload in snapshot.workloads)
+    assert (bad.inactive.reason if bad.inactive else None, good.desired) == (InactiveReason.INTERNAL_ERROR, 5)
+
+
+def test_a_workload_that_meets_a_defect_keeps_what_it_remembers() -> None:
+    poisoned = replace(make_workload(), readiness=None)  # type: ignore[arg-type]  # what no parser lets through
+    memory = make_memory(poisoned)
+
+    plan = plan_of(make_snapshot(poisoned), memory)
+
+    assert plan.memory.workloads == memory.workloads

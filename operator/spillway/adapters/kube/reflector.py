@@ -49,7 +49,7 @@ class ReflectorTimings:
     The server is asked to end each watch after `watch` (at least three quarters of it), and a watch that is opened again from
     where it stood proves that we are in step: so an idle kind never looks older than `watch`. Keep it well below the age at
     which decisions stop. A stream that says nothing for `watch` + `grace` is given up as hung. `backoff` doubles with each
-    failure up to `backoff_cap`; missing rights are asked for again after `forbidden`, a missing kind after `absent`.
+    failure up to `backoff_cap`, for missing rights up to `forbidden`; a missing kind is asked for again after `absent`.
     """
 
     watch: float = 40.0
@@ -196,6 +196,7 @@ class _Stream(Generic[T]):
         self._went_back_at: float | None = None
         self._disturbed = False  # the last watch did not end as agreed
         self._failures = 0
+        self._last_failure: type[KubeError] | None = None
 
     def age(self, now: float) -> timedelta:
         if self.absent:
@@ -382,14 +383,22 @@ class _Stream(Generic[T]):
             return self._timings.absent
         if isinstance(error, Gone | Garbage | WentBack | NotFound | BadRequest):
             self._version = None
-        self._failures += 1
+        self._count_failure(error)
         forbidden = isinstance(error, Forbidden)
         # A single cut or expired watch is everyday life, and heals by itself.
         if forbidden or self._failures > 1:
             if self.problem is None:
                 log.warning("%s", error)
             self.problem = Problem(call=error.call, message=str(error), forbidden=forbidden)
-        return self._timings.forbidden if forbidden else self._pause(error)
+        return self._pause(error)
+
+    def _count_failure(self, error: KubeError) -> None:
+        """Count failures in a row. A server that comes back begins with refusals, since it has not read its roles yet, and with
+        expired versions: that must not wait as long as the silence before it had come to.
+        """
+        is_back = isinstance(error, Forbidden | Gone) and type(error) is not self._last_failure
+        self._failures = 1 if is_back else self._failures + 1
+        self._last_failure = type(error)
 
     def _note_absent(self) -> None:
         self.absent = True
@@ -402,7 +411,8 @@ class _Stream(Generic[T]):
 
     def _pause(self, error: KubeError) -> float:
         doubled = self._timings.backoff * 2.0 ** min(self._failures - 1, BACKOFF_DOUBLINGS)
-        pause = min(self._timings.backoff_cap, doubled) * (0.5 + 0.5 * self._setup.chance())
+        cap = self._timings.forbidden if isinstance(error, Forbidden) else self._timings.backoff_cap
+        pause = min(cap, doubled) * (0.5 + 0.5 * self._setup.chance())
         asked = error.retry_after if isinstance(error, TooManyRequests) else None
         return max(pause, min(asked or 0.0, RETRY_AFTER_CAP))
 

@@ -1,0 +1,1 @@
+"""`make demo`: a burst of GPU demand comes and goes on a real control plane, and the real operator answers it."""

@@ -1,0 +1,45 @@
+"""The show off a terminal: one line per change, and a heartbeat so that nobody thinks it hangs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tests.cluster.demo.play import Show
+from tests.cluster.demo.stage import Tell
+from tests.cluster.demo.story import UNDER_WAY, Moment, Scene
+from tests.cluster.demo.view import clock, percent
+
+HEARTBEAT_SECONDS = 10.0
+
+
+@dataclass(slots=True)
+class PlainLines:
+    """Tells scenes, changes and, in between, that all is as it was."""
+
+    tell: Tell
+    _scene: Scene | None = None
+    _said: Moment | None = None
+
+    def show(self, show: Show) -> None:
+        """Tell what is new in *show*, if anything is."""
+        if show.scene is not self._scene:
+            self._scene = show.scene
+            self.tell(f"\n{clock(show.now.seconds)}  == {show.scene.title}. {show.scene.look}")
+        now, said = show.now, self._said
+        if now.reason == UNDER_WAY:
+            return
+        if said is None or _gist(now) != _gist(said):
+            self._say(now, f"{now.reason}: {now.why}")
+        elif now.seconds - said.seconds >= HEARTBEAT_SECONDS:
+            self._say(now, now.reason)
+
+    def _say(self, moment: Moment, decision: str) -> None:
+        self._said = moment
+        self.tell(
+            f"{clock(moment.seconds)}  demand {moment.demand:<3g}  GPU use {percent(moment.utilization):>7}  "
+            f"wanted {moment.desired}  ready {moment.ready}  loading {moment.loading}  {decision}"
+        )
+
+
+def _gist(moment: Moment) -> tuple[object, ...]:
+    return (moment.current, moment.desired, moment.ready, moment.loading, moment.reason)

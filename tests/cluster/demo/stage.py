@@ -1,0 +1,236 @@
+"""What the story is played on: the control plane, GPU nodes, the chart's account, and the operator as a process."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import requests
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.cluster.binaries import Binaries
+from tests.cluster.controlplane import ControlPlane
+from tests.cluster.exporter import Exporter, Fault
+from tests.cluster.operator_chart import Helm, InstalledChart, installed_chart
+from tests.cluster.processes import Process, free_port
+from tests.cluster.prometheus import Prometheus
+
+ROOT = Path(__file__).parents[3]
+EXAMPLES = ROOT / "deploy" / "examples"
+POLICY = EXAMPLES / "gpupolicy-short-windows.yaml"
+DEPLOYMENT = EXAMPLES / "gpu-deployment.yaml"
+WORKLOAD = EXAMPLES / "gpuworkload.yaml"
+
+NAMESPACE, NAME = "serving", "llm-chat"
+OPERATOR_NAMESPACE = "spillway-system"
+NODES, GPUS_PER_NODE = 3, 4
+TAINT = {"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}
+# Prometheus scrapes every second here; the operator's own beat is set to match. Windows are the policy's.
+OPERATOR_SETTINGS = {
+    "evaluationSeconds": 2,
+    "signalWindowSeconds": 3,
+    "collectSeconds": 1,
+    "scrapeSeconds": 1,
+    "minStaleSeconds": 8,
+    "confirmSeconds": 2,
+    "logFormat": "text",
+}
+ASK_SECONDS = 2.0
+SILENCE_SECONDS = 15.0  # of an operator that runs and does not answer
+
+Tell = Callable[[str], None]
+Document = Mapping[str, Any]
+
+
+class StageFailed(Exception):
+    """Something the story needs is not there; the message has the end of the operator's log."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """A Kubernetes Event about the GpuWorkload."""
+
+    at: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """A change of the count, as the GpuWorkload's status records it."""
+
+    at: str
+    before: int
+    after: int
+    reason: str
+    why: str
+
+
+class Stage:
+    """Sets the demand, takes the metrics away, and reads what the operator and the API server say."""
+
+    def __init__(self, *, cluster: ControlPlane, exporter: Exporter, operator: Process, url: str) -> None:
+        self._cluster = cluster
+        self._exporter = exporter
+        self._operator = operator
+        self._url = url
+        self._session = requests.Session()
+        self._session.trust_env = False  # a proxy of the environment has no business on loopback
+        self.gpus = NODES * GPUS_PER_NODE
+
+    def set(self, *, demand: float, blind: bool) -> None:
+        """Offer *demand* replicas' worth of work; *blind* takes the GPU series of the namespace off the exporter's page."""
+        self._exporter.set_demand(NAMESPACE, NAME, demand)
+        self._exporter.set_fault(Fault.VANISH if blind else None, NAMESPACE)
+
+    def decision(self) -> Document:
+        """Return the operator's last decision, as `spillway explain` reads it. Raises StageFailed."""
+        found: Document = self._ask(f"/decisions/{NAMESPACE}/{NAME}").json()
+        return found
+
+    def figures(self) -> Mapping[str, float]:
+        """Return the workload's series on the operator's /metrics by name, counters by `name/direction` too."""
+        families = text_string_to_metric_families(self._ask("/metrics").text)
+        return {
+            "/".join(filter(None, (sample.name, sample.labels.get("direction")))): sample.value
+            for family in families
+            for sample in family.samples
+            if sample.labels.get("workload") == NAME
+        }
+
+    def events(self) -> tuple[Event, ...]:
+        """Return the Events about the GpuWorkload, oldest first."""
+        found = self._cluster.client.get(
+            f"/api/v1/namespaces/{NAMESPACE}/events", fieldSelector="involvedObject.kind=GpuWorkload"
+        )
+        ordered = sorted(found["items"], key=lambda item: int(item["metadata"]["resourceVersion"]))
+        return tuple(
+            Event(at=item["lastTimestamp"], reason=item["reason"], message=item["message"])
+            for item in ordered
+        )
+
+    def last_change(self) -> Change | None:
+        """Return the newest change in the GpuWorkload's `status.decisions`; None before the first."""
+        path = f"/apis/spillway.dev/v1alpha1/namespaces/{NAMESPACE}/gpuworkloads/{NAME}"
+        records = self._cluster.client.get(path).get("status", {}).get("decisions", [])
+        moves = [
+            Change(
+                at=record["time"],
+                before=record["from"],
+                after=record["to"],
+                reason=record["reason"],
+                why=record["message"],
+            )
+            for record in records
+            if record["from"] != record["to"]
+        ]
+        return max(moves, key=lambda change: change.at, default=None)
+
+    def log_tail(self) -> str:
+        """Return the end of the operator's log."""
+        return self._operator.tail(15)
+
+    def close(self) -> None:
+        self._session.close()
+
+    def _ask(self, path: str) -> requests.Response:
+        """Return the page; an operator that is starting or busy is asked again for a while."""
+        deadline = time.monotonic() + SILENCE_SECONDS
+        while True:
+            try:
+                answer = self._session.get(self._url + path, timeout=ASK_SECONDS)
+                answer.raise_for_status()
+            except requests.RequestException as exc:
+                if time.monotonic() >= deadline or not self._operator.running():
+                    raise StageFailed(
+                        f"The operator does not answer ({exc}). Its log ends:\n{self.log_tail()}"
+                    ) from exc
+                time.sleep(0.2)
+            else:
+                return answer
+
+
+@contextmanager
+def set_stage(programs: Binaries, tell: Tell) -> Iterator[Stage]:
+    """Start everything, telling each step; end all of it on the way out, whatever happened."""
+    _forget_own_settings()
+    with ExitStack() as stack:
+        folder = Path(
+            stack.enter_context(
+                tempfile.TemporaryDirectory(prefix="spillway-demo-", ignore_cleanup_errors=True)
+            )
+        )
+        tell("Starting etcd, kube-apiserver, kube-controller-manager, kube-scheduler and kwok")
+        cluster = stack.enter_context(ControlPlane(programs, folder / "control-plane"))
+        tell(f"  ready: export KUBECONFIG={cluster.kubeconfig}")
+        exporter = stack.enter_context(Exporter(cluster.observer_client, noise=0.01))
+        prometheus = stack.enter_context(Prometheus(programs, folder / "prometheus", (exporter.target(),)))
+        tell(f"Prometheus {prometheus.url} scrapes a stand-in dcgm-exporter, {exporter.url}/metrics")
+        chart = _furnish(cluster, stack, program=programs.path("helm"), tell=tell)
+        stage = _raise_curtain(
+            cluster, exporter, chart, prometheus_url=prometheus.url, folder=folder, tell=tell
+        )
+        stack.callback(stage.close)
+        yield stage
+
+
+def _forget_own_settings() -> None:
+    """Drop SPILLWAY_… variables of this shell: they would overrule the settings that the story needs."""
+    for name in [name for name in os.environ if name.startswith("SPILLWAY_")]:
+        del os.environ[name]
+
+
+def _furnish(cluster: ControlPlane, stack: ExitStack, *, program: Path, tell: Tell) -> InstalledChart:
+    """Apply what a cluster has before the story begins: nodes, CRDs, the chart, and the files of deploy/examples."""
+    names = [cluster.apply_crd(path) for path in sorted((ROOT / "crds").glob("*.yaml"))]
+    for number in range(NODES):
+        cluster.make_gpu_node(f"gpu-{number}", gpus=GPUS_PER_NODE, taints=[TAINT])
+    tell(f"Applied {' and '.join(names)}; {NODES} nodes with {GPUS_PER_NODE} GPUs each")
+    cluster.make_namespace(OPERATOR_NAMESPACE)
+    helm = Helm(program=program, folder=cluster.folder, kubeconfig=cluster.kubeconfig)
+    chart = stack.enter_context(
+        installed_chart(cluster, helm, OPERATOR_NAMESPACE, settings={"watchNamespaces": []})
+    )
+    cluster.make_namespace(NAMESPACE, labels={"spillway.dev/windows": "short"})
+    for path in (DEPLOYMENT, POLICY, WORKLOAD):
+        cluster.kubectl("apply", "--namespace", NAMESPACE, "--filename", str(path))
+    tell("Installed helm/spillway and applied the files of deploy/examples")
+    cluster.wait_ready_replicas(NAMESPACE, NAME, 1)
+    return chart
+
+
+def _raise_curtain(
+    cluster: ControlPlane,
+    exporter: Exporter,
+    chart: InstalledChart,
+    *,
+    prometheus_url: str,
+    folder: Path,
+    tell: Tell,
+) -> Stage:
+    """Run `spillway run` with the chart's own account and wait until it decides."""
+    port, probe = free_port(), free_port()
+    ours = {
+        "prometheus": {"url": prometheus_url},
+        "metricsAddress": "127.0.0.1",
+        "metricsPort": port,
+        "probePort": probe,
+    }
+    config = chart.settings_file(folder, {**OPERATOR_SETTINGS, **ours})
+    program = Path(sys.executable).with_name("spillway")
+    operator = cluster.processes.start(
+        "spillway", [program, "run", "--config", config, "--kubeconfig", chart.kubeconfig]
+    )
+    url = f"http://127.0.0.1:{port}"
+    tell(f"Running spillway run with the chart's own account; its pages: {url}/metrics")
+    stage = Stage(cluster=cluster, exporter=exporter, operator=operator, url=url)
+    stage.set(demand=0.5, blind=False)
+    stage.decision()
+    return stage
