@@ -45,7 +45,7 @@ def top(last: LastPass) -> Document:
             _row(decision, last.bill.of_workload(decision.key)) for decision in last.plan.decisions.values()
         ],
         "pools": [
-            _pool(found.pool, last.bill.pools[name]) for name, found in sorted(last.view.pools.items())
+            _pool(last.view.pools[name].pool, found) for name, found in sorted(last.bill.pools.items())
         ],
     }
 

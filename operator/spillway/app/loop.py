@@ -18,7 +18,7 @@ from spillway.app.wakeup import Leadership, Wakeup
 from spillway.core import confirm, engine
 from spillway.core.cost import Bill, draw_bill
 from spillway.core.memory import Memory
-from spillway.core.model import Mode, ObjectKey, Operation, OperationState
+from spillway.core.model import Mode, ObjectKey, Operation, OperationState, Snapshot
 from spillway.core.plan import Decision, Plan
 from spillway.core.replay import History, replay
 from spillway.core.signal import NotCollected
@@ -234,7 +234,7 @@ class Loop:
         for act in confirmed.acts:
             self._why[act.target] = plan.decisions[act.workload]
             self.operations.start(act)
-        bill = draw_bill(view.snapshot)
+        bill = _bill(view.snapshot)
         self.last = LastPass(
             plan=plan, view=view, at=now, bill=bill, pending=confirmed.pending, hold=self.timings.confirm
         )
@@ -250,3 +250,12 @@ class Loop:
         self.metrics.invalid.labels("GpuPolicy").set(len(view.invalid_policies))
         self.metrics.invalid.labels("GpuNodePool").set(len(view.invalid_pools))
         self.metrics.last_pass.set(wall.timestamp())
+
+
+def _bill(snapshot: Snapshot) -> Bill:
+    """Return who pays what; a defect there costs the figures of this pass and no decision."""
+    try:
+        return draw_bill(snapshot)
+    except Exception:  # money is told, not acted on: it must not keep replicas from being scaled
+        log.exception("what the fleet costs is unknown in this pass")
+        return Bill()

@@ -129,8 +129,8 @@ class Reporter:
             self._store(POLICIES, invalid.key, view.raw_policies[invalid.key.name], make)
 
     def _report_pools(self, view: View, bill: Bill, *, now: datetime) -> None:
-        for name, pool in view.pools.items():
-            make = partial(_pool_status, pool, bill.pools[name], now)
+        for name, found in bill.pools.items():
+            make = partial(_pool_status, view.pools[name], found, now)
             self._store(POOLS, ObjectKey("", name), view.raw_pools[name], make)
         for invalid in view.invalid_pools:
             make = partial(_invalid_pool_status, invalid, now)
