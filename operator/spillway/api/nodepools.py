@@ -98,14 +98,13 @@ class Price(ApiModel):
 
 
 _NEXT: Final = (
-    f"is outside the {LEAST_PER_GPU_HOUR} to {MOST_PER_GPU_HOUR} that a GPU can cost: "
+    f"divided by node.gpuCount is outside the {LEAST_PER_GPU_HOUR} to {MOST_PER_GPU_HOUR} that a GPU can cost: "
     "set the price of one whole node for one hour, or correct node.gpuCount"
 )
 
 
 def _told(spec: "GpuNodePoolSpec") -> str:
-    price = spec.price.per_node_hour if spec.price else ""
-    return f"{price} for {spec.node.gpu_count} GPUs {_NEXT}"
+    return f"{spec.price.per_node_hour if spec.price else ''} {_NEXT}"
 
 
 class GpuNodePoolSpec(ApiModel):
@@ -121,9 +120,8 @@ class GpuNodePoolSpec(ApiModel):
             ),
             message=f"perNodeHour {_NEXT}",
             field=".price.perNodeHour",
-            message_cel="self.price.perNodeHour + ' for ' + string(self.node.gpuCount) + ' GPUs "
-            + _NEXT
-            + "'",
+            # Without the count: string(number) counts as text of any length, and the API server refuses the schema.
+            message_cel=f"self.price.perNodeHour + ' {_NEXT}'",
             told=_told,
         ),
     )

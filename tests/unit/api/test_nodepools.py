@@ -57,6 +57,6 @@ def test_a_price_outside_the_range_makes_the_pool_invalid_with_the_value_and_the
 
     assert isinstance(found, Invalid)
     assert found.message == (
-        "spec.price.perNodeHour: 21462 for 8 GPUs is outside the 0.01 to 200 that a GPU can cost: "
+        "spec.price.perNodeHour: 21462 divided by node.gpuCount is outside the 0.01 to 200 that a GPU can cost: "
         "set the price of one whole node for one hour, or correct node.gpuCount"
     )
