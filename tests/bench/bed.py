@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,8 +96,10 @@ def page_samples(session: requests.Session, url: str) -> dict[Series, float]:
 
 
 @contextmanager
-def laid_out(*, nodes: int, gpus_per_node: int, scrape_interval: str = "1s") -> Iterator[Bed]:
-    """Start everything but an operator, with *nodes* GPU nodes and our CRDs."""
+def laid_out(
+    *, nodes: int = 0, gpus_per_node: int = 8, scrape_interval: str = "1s", left_out: Sequence[str] = ()
+) -> Iterator[Bed]:
+    """Start everything but an operator, with *nodes* GPU nodes and our CRDs; without the controllers *left_out*."""
     programs = binaries.ensure()
     with ExitStack() as stack:
         folder = Path(
@@ -105,7 +107,7 @@ def laid_out(*, nodes: int, gpus_per_node: int, scrape_interval: str = "1s") -> 
                 tempfile.TemporaryDirectory(prefix="spillway-bench-", ignore_cleanup_errors=True)
             )
         )
-        cluster = stack.enter_context(ControlPlane(programs, folder / "control-plane"))
+        cluster = stack.enter_context(ControlPlane(programs, folder / "control-plane", left_out=left_out))
         for path in sorted(CRDS.glob("*.yaml")):
             cluster.apply_crd(path)
         for number in range(nodes):

@@ -1,7 +1,7 @@
 """Memory and CPU of one operator that looks after 1,000 workloads with 4,000 pods, and how long its passes take.
 
-All objects are real, in the real API server: Deployments whose pods the real controllers made and the scheduler placed, at the
-size that makes them. The operator is the real process with the chart's token and the shipped settings; Prometheus scrapes 4,032
+All objects are real ones in the real API server, as controllers, scheduler and kubelets leave them behind; the bench writes them
+itself, which takes one minute instead of five. The operator is the real process with the chart's token and the shipped settings; Prometheus scrapes 4,032
 GPUs every 15 s. The operator starts beside all of that, decides every workload on fresh metrics, and is then watched
 for two minutes in which nothing changes but the utilization: resident memory now and at its highest since the start, CPU time,
 and the lengths of its passes from the histogram on its /metrics page.
@@ -19,16 +19,17 @@ from pathlib import Path
 
 from tests.bench import figures
 from tests.bench.bed import Bed, RunningOperator, Series, laid_out, run, running_operator
+from tests.bench.fleet import IDLE_CONTROLLERS, lay_down
 
 NAME = "bench_memory"
 NAMESPACES = 10
 PODS_PER_WORKLOAD = 4
-GPUS_PER_NODE = 64  # few nodes, so that kwok's heartbeats leave the machine to what is measured
 HOME = "bench-operator"
 DEMAND, NOISE = 2.4, 0.02  # of 4 replicas: 60 %, which neither grows nor shrinks them
 SPEC = {"maxReplicas": 8, "readiness": {"settleSeconds": 1}}
 WATCHED_SECONDS = 120
-LAYING_SECONDS = 300
+DECIDED_SECONDS = 180
+CALMING_SECONDS = 30  # the first statuses are written
 MEMORY_LIMIT_MIB = 512  # resources.limits.memory of the chart
 PASS_SECONDS = 1.0  # what issue 3 allows a decision on five times as many
 HISTOGRAM = "spillway_pass_duration_seconds"
@@ -47,47 +48,42 @@ class Usage:
 
 
 def bench(*, workloads: int, seconds: int) -> None:
-    pods = workloads * PODS_PER_WORKLOAD
-    with laid_out(nodes=-(-pods // GPUS_PER_NODE), gpus_per_node=GPUS_PER_NODE, scrape_interval="15s") as bed:
-        bed.exporter.noise = NOISE
+    with laid_out(scrape_interval="15s", left_out=IDLE_CONTROLLERS) as bed:
         began = time.monotonic()
         _lay_down(bed, workloads=workloads)
-        bed.wait_ready_pods(pods, seconds=LAYING_SECONDS)
-        print(
-            f"{workloads} workloads and {pods} pods laid down in {time.monotonic() - began:.0f} s", flush=True
-        )
+        print(f"{workloads} workloads laid down in {time.monotonic() - began:.0f} s", flush=True)
         bed.prometheus.wait_scraped(seconds=60)
         bed.cluster.make_namespace(HOME)
         with running_operator(bed, HOME, settings={"watchNamespaces": []}) as operator:
             began = time.monotonic()
-            bed.wait_decided(workloads, seconds=180)
+            bed.wait_decided(workloads, seconds=DECIDED_SECONDS)
             start = time.monotonic() - began
-            time.sleep(30)  # the last status writes and what they wake
+            time.sleep(CALMING_SECONDS)
             usage = _watch(operator, seconds=seconds)
-    _show(usage, workloads=workloads, pods=pods, start=start, seconds=seconds)
+    _show(usage, workloads=workloads, start=start, seconds=seconds)
 
 
 def _lay_down(bed: Bed, *, workloads: int) -> None:
-    for number in range(NAMESPACES):
-        bed.cluster.make_namespace(f"team-{number}")
-    for number in range(workloads):
-        namespace, name = f"team-{number % NAMESPACES}", f"model-{number}"
-        bed.exporter.set_demand(namespace, name, DEMAND)
-        bed.make_workload(namespace, name, pods=PODS_PER_WORKLOAD, spec=SPEC)
+    bed.exporter.noise = NOISE
+    members = lay_down(
+        bed.cluster, workloads=workloads, pods_each=PODS_PER_WORKLOAD, namespaces=NAMESPACES, spec=SPEC
+    )
+    for member in members:
+        bed.exporter.set_demand(member.namespace, member.name, DEMAND)
 
 
 def _watch(operator: RunningOperator, *, seconds: int) -> Usage:
     pid = operator.process.pid
     before, cpu, began = operator.samples(), _cpu_seconds(pid), time.monotonic()
     time.sleep(seconds)
-    share = (_cpu_seconds(pid) - cpu) / (time.monotonic() - began)
+    cpu_share = (_cpu_seconds(pid) - cpu) / (time.monotonic() - began)
     memory = _memory_mib(pid)
     after = operator.samples()
     passes = _grown(before, after, f"{HISTOGRAM}_count")
     return Usage(
         resident_mib=memory["VmRSS"],
         highest_mib=memory["VmHWM"],
-        cpu_share=share,
+        cpu_share=cpu_share,
         passes=round(passes),
         mean_seconds=_grown(before, after, f"{HISTOGRAM}_sum") / passes,
         quantiles={share: _quantile(_buckets(before, after), share) for share in (0.5, 0.99)},
@@ -130,35 +126,28 @@ def _quantile(buckets: Sequence[tuple[float, float]], share: float) -> float:
     raise AssertionError("no pass was made")
 
 
-def _show(usage: Usage, *, workloads: int, pods: int, start: float, seconds: int) -> None:
-    p50, p99 = (usage.quantiles[share] for share in (0.5, 0.99))
-    highest = usage.highest_mib
+def _show(usage: Usage, *, workloads: int, start: float, seconds: int) -> None:
+    p99 = usage.quantiles[0.99]
+    limit, longest = f"{MEMORY_LIMIT_MIB} MiB", f"{PASS_SECONDS * 1000:.0f} ms"
     rows = [
-        (
-            "memory now",
-            f"{usage.resident_mib:.0f} MiB",
-            f"{MEMORY_LIMIT_MIB} MiB",
-            _met(highest, MEMORY_LIMIT_MIB),
-        ),
-        (
-            "memory at its highest",
-            f"{highest:.0f} MiB",
-            f"{MEMORY_LIMIT_MIB} MiB",
-            _met(highest, MEMORY_LIMIT_MIB),
-        ),
+        ("memory now", f"{usage.resident_mib:.0f} MiB", limit, _met(usage.resident_mib, MEMORY_LIMIT_MIB)),
+        ("memory, highest", f"{usage.highest_mib:.0f} MiB", limit, _met(usage.highest_mib, MEMORY_LIMIT_MIB)),
         ("CPU", f"{usage.cpu_share:.1%} of a core", "", ""),
         ("passes", str(usage.passes), "", ""),
         ("pass, mean", f"{usage.mean_seconds * 1000:.0f} ms", "", ""),
-        ("pass, p50", f"{p50 * 1000:.0f} ms", "", ""),
-        ("pass, p99", f"{p99 * 1000:.0f} ms", f"{PASS_SECONDS * 1000:.0f} ms", _met(p99, PASS_SECONDS)),
+        ("pass, p50", f"{usage.quantiles[0.5] * 1000:.0f} ms", "", ""),
+        ("pass, p99", f"{p99 * 1000:.0f} ms", longest, _met(p99, PASS_SECONDS)),
         ("start until all are decided", f"{start:.0f} s", "", ""),
     ]
     figures.show(
         NAME,
-        title=f"One operator, {workloads} workloads, {pods} pods, over {seconds} s (as shipped)",
+        title=f"One operator, {workloads} workloads, {workloads * PODS_PER_WORKLOAD} pods, over {seconds} s (as shipped)",
         header=("", "found", "aim", "met"),
         rows=rows,
-        notes=("aim: the chart's memory limit; what issue 3 allows for deciding 5,000 workloads.",),
+        notes=(
+            "aim: the chart's memory limit; a pass as long as a decision on 5,000 workloads may take.",
+            "p50, p99: evenly spread inside the histogram's buckets; the mean is exact.",
+        ),
     )
 
 

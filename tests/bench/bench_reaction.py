@@ -166,7 +166,7 @@ def _play(bed: Bed, scenario: Scenario) -> list[Reaction]:
 
 
 def _wait_settled(bed: Bed, scenario: Scenario, namespace: str) -> None:
-    """Wait until every workload is decided on fresh metrics, and the mean's whole window is quiet."""
+    """Wait until every workload is decided on fresh metrics; its pods were quiet for the whole mean by then."""
     path = f"/apis/spillway.dev/v1alpha1/namespaces/{namespace}/gpuworkloads"
 
     def fresh() -> bool:
@@ -175,7 +175,7 @@ def _wait_settled(bed: Bed, scenario: Scenario, namespace: str) -> None:
 
     seconds = scenario.settle_seconds + 4 * scenario.evaluation_seconds + 30
     bed.cluster.wait_for(fresh, seconds, f"the metrics of all workloads in {namespace} are fresh")
-    time.sleep(scenario.signal_window_seconds + LEAD_SECONDS)
+    time.sleep(LEAD_SECONDS)
 
 
 def _step_each(bed: Bed, scenario: Scenario, *, namespace: str, names: Sequence[str]) -> Mapping[str, float]:

@@ -42,9 +42,15 @@ class KubectlFailed(Exception):
 
 
 class ControlPlane:
-    """Context manager; ready to use inside. Everything lies in *folder*, listens on 127.0.0.1 and ends with us."""
+    """Context manager; ready to use inside. Everything lies in *folder*, listens on 127.0.0.1 and ends with us.
 
-    def __init__(self, binaries: Binaries, folder: Path, *, hpa_sync_seconds: int = 2) -> None:
+    *left_out* names controllers (`deployment`, `node-lifecycle`) that do not run, for those who write by hand what these
+    would make.
+    """
+
+    def __init__(
+        self, binaries: Binaries, folder: Path, *, hpa_sync_seconds: int = 2, left_out: Sequence[str] = ()
+    ) -> None:
         self.folder = folder
         self.processes = Processes(folder / "logs")
         self.audit_log = folder / "audit.log"
@@ -58,6 +64,7 @@ class ControlPlane:
         self.kubectl_path = binaries.path("kubectl")
         self._binaries = binaries
         self._hpa_sync_seconds = hpa_sync_seconds
+        self._left_out = (*LEFT_OUT, *left_out)
         self._tokens = {user: secrets.token_hex(16) for user in USERS}
         self.admin_token = self._tokens["admin"]
         self.kubeconfig = folder / "admin.kubeconfig"
@@ -159,7 +166,7 @@ class ControlPlane:
                 "--use-service-account-credentials",
                 f"--service-account-private-key-file={self.folder / 'accounts.key'}",
                 f"--root-ca-file={self.ca_file}",
-                "--controllers=" + ",".join(["*", *(f"-{name}-controller" for name in LEFT_OUT)]),
+                "--controllers=" + ",".join(["*", *(f"-{name}-controller" for name in self._left_out)]),
                 f"--horizontal-pod-autoscaler-sync-period={self._hpa_sync_seconds}s",
                 *UNTHROTTLED,
             ],

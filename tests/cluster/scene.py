@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
@@ -306,15 +306,22 @@ def played(
     settings: Mapping[str, Any] | None = None,
     nodes: int = 4,
     through_proxies: bool = False,
+    others: Sequence[Scene] = (),
 ) -> Iterator[Scene]:
-    """Set up a scene with the chart installed in its namespace and an operator that decides there."""
+    """Set up a scene with the chart installed in its namespace and an operator that decides there and in *others*."""
     with (
         make_scene(cluster, exporter, nodes=nodes) as scene,
-        installed_chart(cluster, helm, scene.namespace) as chart,
+        installed_chart(
+            cluster,
+            helm,
+            scene.namespace,
+            settings={"watchNamespaces": [part.namespace for part in (scene, *others)]},
+        ) as chart,
         running_operator(
             cluster, chart, prometheus, settings=settings, through_proxies=through_proxies
         ) as operator,
     ):
-        scene.operator = operator
+        for part in (scene, *others):
+            part.operator = operator
         operator.wait_deciding()
         yield scene

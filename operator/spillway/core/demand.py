@@ -46,9 +46,7 @@ def _propose_blind(workload: Workload, assessment: Assessment, *, current: int) 
     if floor is None or floor <= current:
         return Proposal(replicas=current, cause=Cause.METRICS_UNKNOWN, message=assessment.message)
     seconds = int(workload.blind.after.total_seconds())
-    message = (
-        f"{assessment.message}. Unknown for over {seconds} s: raising to whenMetricsMissing.replicas {floor}"
-    )
+    message = f"{assessment.message.rstrip('.')}. Unknown for over {seconds} s: raising to whenMetricsMissing.replicas {floor}"
     return Proposal(replicas=floor, cause=Cause.METRICS_MISSING_FLOOR, message=message)
 
 
@@ -72,11 +70,12 @@ def _propose_seeing(
 
 def _propose_up(value: float, *, high: float, memory: WorkloadMemory, replicas: Replicas) -> Proposal:
     # 5 replicas at 90 % with high mark 80 %: ceil(5 * .9 / .8) = 6
-    needed = replicas_for(replicas.ready * value / high)
+    # The mean is of the last minute, and a pod that turned Ready 15 s ago has carried load for a quarter of it: counting it
+    # whole would order it a second time (docs/design/0005-load-of-new-replicas.md).
+    needed = replicas_for(replicas.sharing * value / high)
     cause = Cause.UTILIZATION_HIGH
-    message = (
-        f"GPU utilization {value:.0%} is above {high:.0%}: {replicas.ready} ready replicas need {needed}"
-    )
+    those = "1 ready replica needs" if replicas.ready == 1 else f"{replicas.ready} ready replicas need"
+    message = f"GPU utilization {value:.0%} is above {high:.0%}: {those} {needed}"
     if memory.streaks.pegged >= PEG_COLLECTIONS:
         # 4 settled replicas at 100 %: ceil(1.5 * 4) = 6; ones that just turned Ready have not taken their share yet
         pegged = math.ceil(PEG_GROWTH * len(replicas.settled))
@@ -113,7 +112,7 @@ def _propose_down(
     mark = f"below {low:.0%}" if low is not None else f"low for high mark {high:.0%}"
     message = f"GPU utilization {value:.0%} is {mark}: {max(floor, 1)} of {current} replicas would carry it"
     if wanted == current:
-        message = f"GPU utilization {value:.0%} is {mark}, and takes all {current} replicas"
+        message = f"GPU utilization {value:.0%} is {mark}, and {current} is the fewest that carry it"
         return Proposal(replicas=current, cause=Cause.WITHIN_BAND, message=message)
     limits: tuple[Limit, ...] = ()
     kept = min(current, floor)

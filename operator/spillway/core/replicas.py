@@ -17,6 +17,7 @@ class Replicas:
 
     `broken_current` counts broken pods of the newest revision; `revision_broken` says that this revision does not come up,
     so growing it would only make more broken pods. `waiting_long` are unschedulable for longer than the timeout.
+    `sharing` counts ready pods by how much of the settle time they have served: by that many the measured mean was shared.
     """
 
     settled: tuple[Pod, ...] = ()
@@ -28,6 +29,7 @@ class Replicas:
     waiting_long: int = 0
     revision_broken: bool = False
     last_ready_at: datetime | None = None
+    sharing: float = 0.0
 
     @property
     def ready(self) -> int:
@@ -112,6 +114,7 @@ def classify(
         waiting_long=sum(1 for pod in unschedulable if now - pod.since > pending_timeout),
         revision_broken=bool(broken) and _does_not_come_up(newest, {pod.uid for pod in broken}),
         last_ready_at=max((pod.since for pod in (*settled, *unsettled)), default=None),
+        sharing=len(settled) + sum(max(0.0, (now - pod.since) / rules.settle) for pod in unsettled),
     )
 
 

@@ -127,7 +127,8 @@ def limit_by_supply(s: Situation, count: int) -> Limit | None:
     ):
         return None
     starting = s.current - s.replicas.ready - len(s.replicas.broken)
-    message = f"{count} are needed and {s.current} are asked for, {starting} of them still starting"
+    still = f"{starting} of them still starting" if starting > 0 else "the newest of them only just Ready"
+    message = f"{count} are needed and {s.current} are asked for, {still}"
     return _hold(s, count, LimitReason.CAPACITY_IN_FLIGHT, message)
 
 

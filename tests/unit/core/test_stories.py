@@ -61,6 +61,23 @@ def test_a_step_of_load_overshoots_by_one_step_at_most(demand: float, ready_afte
     assert max(line.counts) <= math.ceil(1.5 * need)
 
 
+@pytest.mark.parametrize("ready_after", [40, 300])
+@pytest.mark.parametrize(
+    ("replicas", "demand", "needed"),
+    [(1, 1.3, 2), (10, 9.0, 12), (20, 18.0, 23), (2, 6.0, 8)],
+)
+def test_replicas_that_just_turned_ready_are_not_ordered_again(
+    replicas: int, demand: float, needed: int, ready_after: int
+) -> None:
+    line = Timeline(make_workload(max_replicas=40), replicas=replicas, util=0.6, ready_after=ready_after).at(
+        "6m"
+    )
+
+    line.change(demand=demand).at("1h")
+
+    assert max(line.counts) == needed
+
+
 @pytest.mark.case("workload-autoscalers D29")
 def test_slow_starts_do_not_double_the_count_again_and_again() -> None:
     line = Timeline(make_workload(max_replicas=40), replicas=2, util=0.6, ready_after=600).at("6m", util=1.0)
