@@ -174,6 +174,18 @@ def test_a_pool_counts_its_nodes_and_the_gpus_of_every_pod(scene: Scene, pool: M
     )
 
 
+def test_kubectl_get_shows_a_pool_in_one_line(scene: Scene, pool: MakePool) -> None:
+    shown = pool("line")
+    shown.shows(gpusAllocatable=16, hourlyCost="80.00", gpusIdle=16)
+
+    header, row = scene.cluster.kubectl("get", "gpunp", shown.name).splitlines()
+
+    assert header.split() == (
+        ["NAME", "TYPE", "NODES", "NOT-READY", "GPUS", "USED", "IDLE", "$/H", "CURRENCY", "REASON", "AGE"]
+    )
+    assert row.split()[1:10] == ["OnDemand", "2", "0", "16", "0", "16", "80.00", "USD", "Observed"]
+
+
 def test_a_pool_that_is_at_rest_is_not_written_again(scene: Scene, pool: MakePool) -> None:
     quiet = pool("quiet")
     quiet.says("Ready", "True", "Observed")
