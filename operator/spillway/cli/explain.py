@@ -117,6 +117,10 @@ def _limit(limit: Document) -> str:
 def _cost(cost: Document | None) -> Iterator[str]:
     if cost is None:
         return
+    unknown = f"{_gpus(cost['unknownGpus'])} on nodes without a price; see docs/pools.md"
+    if cost["unknownGpus"] and not cost["lines"]:
+        yield f"unknown: {unknown}"
+        return
     yield f"{cost['hourly']} an hour"
     for line in cost["lines"]:
         model = f", {line['gpuModel']}" if line["gpuModel"] else ""
@@ -125,7 +129,7 @@ def _cost(cost: Document | None) -> Iterator[str]:
             f"({line['capacityType']}{model}), by the {line['source']}"
         )
     if cost["unknownGpus"]:
-        yield f"  unknown  {_gpus(cost['unknownGpus'])} on nodes without a price; see docs/pools.md"
+        yield f"  unknown  {unknown}"
 
 
 def _gpus(count: int) -> str:

@@ -81,7 +81,9 @@ class PayerCost:
         return totals
 
     def __str__(self) -> str:
-        """Return `29.40 USD`, `18.40 USD + unknown (2 of 5 GPUs)`, or `0.00` while no GPU is held."""
+        """Return `29.40 USD`, `18.40 USD + unknown (2 of 5 GPUs)`, `unknown`, or `0.00` while no GPU is held."""
+        if self.unknown_gpus and not self.lines:
+            return "unknown"
         parts = [f"{money(amount)} {currency}" for currency, amount in sorted(self.totals.items())]
         if self.unknown_gpus:
             parts.append(f"unknown ({self.unknown_gpus} of {self.gpus} GPUs)")

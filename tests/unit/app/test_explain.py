@@ -137,6 +137,10 @@ def test_gpus_without_a_price_are_explained_as_unknown() -> None:
     assert "unknown  1 GPU on nodes without a price" in printed
 
 
+def test_a_cost_without_any_price_is_unknown_in_one_line() -> None:
+    assert "cost      unknown: 4 GPUs on nodes without a price; see docs/pools.md" in text(make_snapshot())
+
+
 def test_top_shows_what_each_workload_and_pool_costs() -> None:
     document = top(last_pass(priced()))
 

@@ -74,12 +74,12 @@ def test_a_first_status_names_counts_selector_and_decision() -> None:
 
 
 def test_a_cost_stands_in_the_status_and_changes_with_it_alone() -> None:
-    first = write(make_snapshot(), cost=PayerCost(unknown_gpus=4))
+    first = write(make_snapshot(), cost=PayerCost())
 
-    same = write(make_snapshot(), cost=PayerCost(unknown_gpus=4), stored=first.status, after=15)
+    same = write(make_snapshot(), cost=PayerCost(), stored=first.status, after=15)
     other = write(make_snapshot(), cost=PayerCost(unknown_gpus=3), stored=first.status, after=15)
 
-    assert first.status["hourlyCost"] == "unknown (4 of 4 GPUs)"
+    assert first.status["hourlyCost"] == "0.00"
     assert (same.changed, other.changed) == (False, True)
 
 
