@@ -1,6 +1,6 @@
 """How long `decide` takes and what it holds: 100, 1,000 and 5,000 workloads with four pods each.
 
-Run it by hand: `python -m tests.bench.bench_decide`. The snapshot is made outside the measurement; half of the workloads are
+The snapshot is made outside the measurement; half of the workloads are
 within their band, the others move, so that limits and acts are paid for, too.
 """
 
@@ -9,6 +9,10 @@ import statistics
 import time
 import tracemalloc
 
+from spillway.core import engine
+from spillway.core.memory import Memory
+from spillway.core.model import Snapshot
+from tests.bench import figures
 from tests.builders import (
     NOW,
     make_deployment,
@@ -19,13 +23,10 @@ from tests.builders import (
     make_workload,
 )
 
-from spillway.core import engine
-from spillway.core.memory import Memory
-from spillway.core.model import Snapshot
-
 PODS = 4
 RUNS = 5
 SIZES = (100, 1_000, 5_000)
+AIM_SECONDS = 1.0  # for the largest
 
 
 def fleet(size: int) -> tuple[Snapshot, Memory]:
@@ -59,11 +60,21 @@ def measure(size: int) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Print one line for each size."""
-    print(f"{'workloads':>9}  {'pods':>6}  {'CPU s':>8}  {'µs each':>8}  {'peak MiB':>8}")
+    """Show one row for each size."""
+    rows = []
     for size in SIZES:
         seconds, peak = measure(size)
-        print(f"{size:>9,}  {size * PODS:>6,}  {seconds:>8.3f}  {seconds / size * 1e6:>8.0f}  {peak:>8.1f}")
+        each = f"{seconds / size * 1e6:.0f}"
+        rows.append((f"{size:,}", f"{size * PODS:,}", f"{seconds:.3f}", each, f"{peak:.1f}"))
+    figures.show(
+        "bench_decide",
+        title="One call of decide()",
+        header=("workloads", "pods", "CPU s", "µs each", "peak MiB"),
+        rows=rows,
+        notes=(
+            f"aim: the largest in under {AIM_SECONDS:g} s: {figures.verdict(value=seconds, aim=AIM_SECONDS)}; linear.",
+        ),
+    )
 
 
 if __name__ == "__main__":

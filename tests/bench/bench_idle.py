@@ -14,9 +14,11 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping
+from datetime import datetime
 
 from tests.bench import figures
 from tests.bench.bed import Bed, RunningOperator, Series, laid_out, page_samples, run, running_operator
+from tests.cluster.processes import wait_until
 
 NAME = "bench_idle"
 NAMESPACE = "bench-idle"
@@ -53,11 +55,14 @@ def _wait_calm(bed: Bed, operator: RunningOperator) -> None:
     """Wait until the operator has written nothing but its Lease for a while."""
 
     def is_calm() -> bool:
-        mark = bed.cluster.audit_mark()
-        time.sleep(CALM_SECONDS)
-        return not _writes(_audited(bed, operator, since=mark))
+        written = [
+            datetime.fromisoformat(event["stageTimestamp"]).timestamp()
+            for event in bed.cluster.audit_events(user=operator.account)
+            if _is_write(event["verb"], event["objectRef"]["resource"])
+        ]
+        return time.time() - max(written) >= CALM_SECONDS
 
-    bed.cluster.wait_for(is_calm, 4 * CALM_SECONDS, "the operator writes nothing but its Lease")
+    wait_until(is_calm, 4 * CALM_SECONDS, "the operator writes nothing but its Lease", every=2)
 
 
 def _count(
@@ -101,7 +106,11 @@ def _queries_heard(bed: Bed) -> float:
 
 
 def _writes(asked: Counter[Asked]) -> int:
-    return sum(count for (verb, resource), count in asked.items() if verb not in READS and resource != LEASE)
+    return sum(count for (verb, resource), count in asked.items() if _is_write(verb, resource))
+
+
+def _is_write(verb: str, resource: str) -> bool:
+    return verb not in READS and resource != LEASE
 
 
 def _show(
