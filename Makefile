@@ -21,8 +21,9 @@ test: test-fast test-cluster ## Run every test, fast ones first
 test-fast: setup ## Run the tests that need no control plane (under a minute)
 	$(BIN)/pytest -m "not cluster and not bench" tests
 
+# Two control planes side by side: these tests mostly wait for windows to pass.
 test-cluster: binaries ## Run the tests on the real control plane
-	$(BIN)/pytest -m "cluster and not bench" tests/cluster tests/chart
+	$(BIN)/pytest -n 2 --dist loadfile -m "cluster and not bench" tests/cluster tests/chart
 
 cluster: binaries ## Keep a control plane, Prometheus and stand-in exporter running until Ctrl-C
 	@$(BIN)/python -m tests.cluster

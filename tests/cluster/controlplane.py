@@ -328,7 +328,7 @@ class ControlPlane:
         """Make a namespace and wait for its default ServiceAccount, without which no pod can be made in it."""
         self.client.post("/api/v1/namespaces", {"metadata": {"name": name, "labels": dict(labels or {})}})
         path = f"/api/v1/namespaces/{name}/serviceaccounts/default"
-        self.wait_for(lambda: self.client.find(path), 10, f"namespace {name} gets its default ServiceAccount")
+        self.wait_for(lambda: self.client.find(path), 60, f"namespace {name} gets its default ServiceAccount")
 
     def make_gpu_node(
         self,
