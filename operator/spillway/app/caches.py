@@ -73,13 +73,11 @@ class Caches:
         self._clock = clock
 
     @property
-    def all(self) -> tuple[Reflector[Any], ...]:
-        """Every reflector."""
+    def for_decisions(self) -> tuple[Reflector[Any], ...]:
+        """The reflectors without which nothing may be decided."""
         return (
             self.workloads,
             self.policies,
-            self.pools,
-            self.nodes,
             self.deployments,
             self.replica_sets,
             self.pods,
@@ -89,9 +87,33 @@ class Caches:
         )
 
     @property
+    def kinds_for_decisions(self) -> tuple[str, ...]:
+        """Their kinds, as `ages` names them."""
+        return tuple(reflector.resource.kind for reflector in self.for_decisions)
+
+    @property
+    def for_costs(self) -> tuple[Reflector[Any], ...]:
+        """The reflectors that only tell what it costs: an account that may not read them must still scale."""
+        return (self.pools, self.nodes)
+
+    @property
+    def all(self) -> tuple[Reflector[Any], ...]:
+        """Every reflector."""
+        return (*self.for_decisions, *self.for_costs)
+
+    @property
     def synced(self) -> bool:
-        """Whether every kind was listed at least once; until then there is no plan."""
-        return all(reflector.synced for reflector in self.all)
+        """Whether every kind was listed at least once; until then there is no plan.
+
+        Those for costs are waited for as well, so that no figure is withdrawn at a start, unless the server refuses them.
+        """
+        told = all(reflector.synced or reflector.problems for reflector in self.for_costs)
+        return told and all(reflector.synced for reflector in self.for_decisions)
+
+    @property
+    def knows_nodes(self) -> bool:
+        """Whether the nodes were listed, so that anything can be said about what they cost."""
+        return self.nodes.synced
 
     @property
     def problems(self) -> tuple[Problem, ...]:

@@ -162,7 +162,7 @@ class Loop:
             return "the Lease is not ours; another operator may hold it"
         if not self.caches.synced:
             return self._unsynced()
-        oldest = max(ages, key=lambda kind: ages[kind])
+        oldest = max(self.caches.kinds_for_decisions, key=lambda kind: ages[kind])
         if ages[oldest] > self.timings.cache_max_age:
             limit = int(self.timings.cache_max_age.total_seconds())
             return (
@@ -234,7 +234,7 @@ class Loop:
         for act in confirmed.acts:
             self._why[act.target] = plan.decisions[act.workload]
             self.operations.start(act)
-        bill = _bill(view.snapshot)
+        bill = _bill(view.snapshot) if self.caches.knows_nodes else Bill()
         self.last = LastPass(
             plan=plan, view=view, at=now, bill=bill, pending=confirmed.pending, hold=self.timings.confirm
         )

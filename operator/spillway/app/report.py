@@ -41,6 +41,9 @@ TROUBLE = {
 
 CHOSEN = frozenset({InactiveReason.OBSERVE, InactiveReason.PAUSED})  # somebody wants it so: no warning
 
+# A start writes one status per workload. A quarter of the client's slots, so that writes of replicas never wait behind them.
+PARALLEL_REPORTS = 4
+
 
 @dataclass(slots=True)
 class _Told:
@@ -70,6 +73,7 @@ class Reporter:
         self._said: dict[str, tuple[int, str]] = {}
         self._bad_prices: frozenset[BadPrice] = frozenset()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._slots = asyncio.Semaphore(PARALLEL_REPORTS)
 
     def report(self, plan: Plan, view: View, bill: Bill, *, now: datetime) -> None:
         """Write what changed for every workload, policy and pool of the view."""
@@ -151,7 +155,7 @@ class Reporter:
         if told.busy:
             return
         update = make(told)
-        if not update.changed or not self._lease.held_for(self._steady() + WRITE_SECONDS):
+        if not update.changed or not self._may_write():
             return
         told.busy = True
         self._spawn(self._write(resource, key, uid, told, update))
@@ -159,19 +163,33 @@ class Reporter:
     async def _write(
         self, resource: Resource, key: ObjectKey, uid: str, told: _Told, update: StatusUpdate
     ) -> None:
-        try:
-            await write.replace_status(self._client, resource, key, uid=uid, status=update.status)
-            told.stored, told.scaled = update.status, False
-        except NotFound:
+        # Replicas that land while this waits for its turn belong to the next status.
+        scaled, told.scaled = told.scaled, False
+        is_stored = await self._write_in_turn(resource, key, uid, told, update)
+        told.busy = False
+        if not is_stored:
+            told.scaled |= scaled
             return
-        except KubeError as exc:
-            log.warning("status of %s %s not written: %s", resource.kind, key, exc)
-            return
-        finally:
-            told.busy = False
+        told.stored = update.status
         for verdict in update.turned:
             if _is_trouble(resource, verdict):
                 self._post_verdict(resource, key, uid, verdict)
+
+    async def _write_in_turn(
+        self, resource: Resource, key: ObjectKey, uid: str, told: _Told, update: StatusUpdate
+    ) -> bool:
+        """Say whether the status was written; not if the Lease or the object went while it waited."""
+        try:
+            async with self._slots:
+                if not self._may_write() or self._told.get(uid) is not told:
+                    return False
+                await write.replace_status(self._client, resource, key, uid=uid, status=update.status)
+        except NotFound:
+            return False
+        except KubeError as exc:
+            log.warning("status of %s %s not written: %s", resource.kind, key, exc)
+            return False
+        return True
 
     def _post_verdict(self, resource: Resource, key: ObjectKey, uid: str, verdict: Verdict) -> None:
         kind = EventType.NORMAL if verdict.reason in CHOSEN else EventType.WARNING
@@ -187,7 +205,7 @@ class Reporter:
         message: str,
         type: EventType = EventType.NORMAL,  # noqa: A002  # the API's own word
     ) -> None:
-        if not self._lease.held_for(self._steady() + WRITE_SECONDS):
+        if not self._may_write():
             return
         self._spawn(self._post_quietly(resource, key, uid, reason=reason, message=message, type=type))
 
@@ -202,19 +220,25 @@ class Reporter:
         type: EventType,  # noqa: A002  # the API's own word
     ) -> None:
         try:
-            await write.post_event(
-                self._client,
-                resource,
-                key,
-                uid=uid,
-                reason=reason,
-                message=message,
-                type=type,
-                instance=self._identity,
-                now=self._wall,
-            )
+            async with self._slots:
+                if not self._may_write():
+                    return
+                await write.post_event(
+                    self._client,
+                    resource,
+                    key,
+                    uid=uid,
+                    reason=reason,
+                    message=message,
+                    type=type,
+                    instance=self._identity,
+                    now=self._wall,
+                )
         except KubeError as exc:
             log.info("event %s about %s not posted: %s", reason, key, exc)
+
+    def _may_write(self) -> bool:
+        return self._lease.held_for(self._steady() + WRITE_SECONDS)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)

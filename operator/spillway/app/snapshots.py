@@ -1,6 +1,6 @@
 """The frozen view that one pass decides on, built from the caches."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -13,6 +13,7 @@ from spillway.core.model import Mode, ObjectKey, Operation, Snapshot
 from spillway.core.signal import Collection
 
 Raw = Mapping[str, Any]
+Versions = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,10 +56,10 @@ class SnapshotBuilder:
         self._sees_all_pods = sees_all_pods
         self._policies: tuple[Policy, ...] = ()
         self._invalid_policies: tuple[Invalid, ...] = ()
-        self._policy_source: tuple[int, ...] = ()
+        self._policy_source: Versions = ()
         self._pools: dict[str, ConvertedPool] = {}
         self._invalid_pools: tuple[Invalid, ...] = ()
-        self._pool_source: tuple[int, ...] = ()
+        self._pool_source: Versions = ()
         self._known: dict[ObjectKey, tuple[object, Converted | Invalid]] = {}
 
     def build(
@@ -112,8 +113,7 @@ class SnapshotBuilder:
 
     def _read_policies(self) -> None:
         stored = self._caches.policies.store
-        # Identity is enough: the reflector puts a new object in place for every version.
-        source = tuple(id(found) for found in stored.values())
+        source = versions_of(stored.values())
         if source == self._policy_source:
             return
         read = [to_policy(found) for found in stored.values()]
@@ -123,7 +123,7 @@ class SnapshotBuilder:
 
     def _read_pools(self) -> None:
         stored = self._caches.pools.store
-        source = tuple(id(found) for found in stored.values())
+        source = versions_of(stored.values())
         if source == self._pool_source:
             return
         read = [to_pool(found) for found in stored.values()]
@@ -149,3 +149,8 @@ class SnapshotBuilder:
         answer = to_workload(raw, policies=self._policies, namespace_labels=labels, fleet_mode=fleet_mode)
         self._known[key] = (basis, answer)
         return answer
+
+
+def versions_of(stored: Iterable[Raw]) -> Versions:
+    """Return what changes whenever any of the objects does: uid and resourceVersion of each."""
+    return tuple((raw["metadata"]["uid"], raw["metadata"]["resourceVersion"]) for raw in stored)
