@@ -348,3 +348,24 @@ def test_top_without_the_operator_shows_what_is_stored_with_the_account_of_the_c
     assert printed.startswith("The operator cannot be asked")
     assert "10.00 USD" in printed
     assert "2/16" in printed
+
+
+def test_an_account_that_may_not_read_nodes_still_scales(
+    cluster: ControlPlane, exporter: Exporter, prometheus: Prometheus, helm: Helm, crds: list[str]
+) -> None:
+    with (
+        make_scene(cluster, exporter, nodes=1) as poor,
+        installed_chart(cluster, helm, poor.namespace) as chart,
+    ):
+        path = f"/apis/rbac.authorization.k8s.io/v1/clusterroles/{chart.release}-cluster-read"
+        role = cluster.client.get(path)
+        role["rules"] = [rule for rule in role["rules"] if rule["resources"] != ["nodes"]]
+        cluster.client.put(path, role)
+        with running_operator(cluster, chart, prometheus) as operator:
+            poor.operator = operator
+            operator.wait_deciding()
+            workload = poor.workload()
+
+            workload.offer(1.6)
+
+            workload.grows_to(2)
