@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 from spillway.core import engine
@@ -14,10 +15,14 @@ from spillway.core.memory import (
 )
 from spillway.core.model import (
     BlindRules,
+    CapacityType,
     Deployment,
     ForeignAutoscaler,
     GpuActivityRules,
     Guardrails,
+    Node,
+    NodePool,
+    NodePrice,
     ObjectKey,
     Operation,
     OperationState,
@@ -137,7 +142,8 @@ def make_pod(
         "gpus": 1,
         "node": "node-1",
     }
-    return Pod(**{**values, **over})
+    values |= over
+    return Pod(**{"devices": {"nvidia.com/gpu": values["gpus"]}, **values})
 
 
 def make_pods(
@@ -148,6 +154,47 @@ def make_pods(
     **over: Any,  # noqa: ANN401 -- fields of Pod
 ) -> tuple[Pod, ...]:
     return tuple(make_pod(start + index, phase, **over) for index in range(count))
+
+
+def make_node(
+    name: str = "node-1",
+    *,
+    gpus: int = 8,
+    price: str | None = None,
+    **over: Any,  # noqa: ANN401 -- fields of Node, checked by its constructor
+) -> Node:
+    """A Ready node of the pool that `make_pool` makes."""
+    devices = {"nvidia.com/gpu": gpus} if gpus else {}
+    values: dict[str, Any] = {
+        "name": name,
+        "ready": True,
+        "labels": {"pool": "h100"},
+        "devices": devices,
+        "price_annotation": price,
+    }
+    return Node(**{**values, **over})
+
+
+def make_pool(
+    name: str = "h100",
+    *,
+    price: str | None = "40",
+    currency: str = "USD",
+    **over: Any,  # noqa: ANN401 -- fields of NodePool, checked by its constructor
+) -> NodePool:
+    """A pool of on-demand nodes with 8 GPUs each, at 40 USD an hour."""
+    values: dict[str, Any] = {
+        "name": name,
+        "uid": f"pool-{name}",
+        "selector": {"pool": name},
+        "capacity_type": CapacityType.ON_DEMAND,
+        "gpu_resource": "nvidia.com/gpu",
+        "gpus_per_node": 8,
+        "gpu_model": "H100",
+        "currency": currency,
+        "price": None if price is None else NodePrice(currency=currency, per_hour=Decimal(price)),
+    }
+    return NodePool(**{**values, **over})
 
 
 def make_sample(

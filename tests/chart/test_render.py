@@ -28,9 +28,17 @@ RIGHTS = {
         ("autoscaling", "horizontalpodautoscalers", LOOK),
         ("keda.sh", "scaledobjects", LOOK),
     },
-    "spillway-cluster-read": {("spillway.dev", "gpupolicies", LOOK), ("", "namespaces", LOOK)},
+    "spillway-cluster-read": {
+        ("spillway.dev", "gpupolicies", LOOK),
+        ("spillway.dev", "gpunodepools", LOOK),
+        ("", "nodes", LOOK),
+        ("", "namespaces", LOOK),
+    },
     "spillway-status": {("spillway.dev", "gpuworkloads/status", ("patch",))},
-    "spillway-cluster-status": {("spillway.dev", "gpupolicies/status", ("patch",))},
+    "spillway-cluster-status": {
+        ("spillway.dev", "gpupolicies/status", ("patch",)),
+        ("spillway.dev", "gpunodepools/status", ("patch",)),
+    },
     "spillway-scale": {("apps", "deployments/scale", ("get", "patch"))},
     "spillway-events": {("", "events", ("create",))},
     "spillway-lease": {
@@ -43,6 +51,7 @@ FOR_PEOPLE = {
         ("spillway.dev", "gpuworkloads", LOOK),
         ("spillway.dev", "gpuworkloads/scale", LOOK),
         ("spillway.dev", "gpupolicies", LOOK),
+        ("spillway.dev", "gpunodepools", LOOK),
     },
     "spillway-user-edit": {
         ("spillway.dev", "gpuworkloads", ("create", "update", "patch", "delete", "deletecollection")),

@@ -7,8 +7,9 @@ import pytest
 
 from spillway.api import names
 from spillway.api.crdgen import definition
+from spillway.api.kinds import KINDS
 from spillway.api.markers import Kind
-from spillway.api.v1alpha1 import KINDS, Condition, Decision, GpuWorkloadStatus
+from spillway.api.v1alpha1 import Condition, Decision, GpuWorkloadStatus
 from tests.cluster.client import ApiError
 from tests.cluster.controlplane import ControlPlane
 from tests.contract.sample_files import Sample, load
@@ -19,7 +20,7 @@ GROUP = f"/apis/{names.API_VERSION}"
 
 @pytest.fixture(scope="module")
 def api(cluster: ControlPlane) -> ControlPlane:
-    """The control plane once both CRDs are Established."""
+    """The control plane once all CRDs are Established."""
     for kind in KINDS:
         crd = definition(kind)
         cluster.client.apply(crd)
@@ -36,8 +37,9 @@ def condition(crd: dict[str, Any], wanted: str) -> bool:
 
 
 def collection(manifest: dict[str, Any], namespace: str) -> str:
-    if manifest["kind"] == names.POLICY_KIND:
-        return f"{GROUP}/{names.POLICY_PLURAL}"
+    cluster_wide = {kind.kind: kind.plural for kind in KINDS if not kind.is_namespaced}
+    if manifest["kind"] in cluster_wide:
+        return f"{GROUP}/{cluster_wide[manifest['kind']]}"
     return f"{GROUP}/namespaces/{namespace}/{names.WORKLOAD_PLURAL}"
 
 
@@ -200,6 +202,7 @@ FULL_STATUS = GpuWorkloadStatus(
     signal="0.83/0.80 100% cov",
     state="Fresh",
     reason="UtilizationHigh",
+    hourly_cost="29.40 USD",
     last_scale_time="2026-11-22T09:00:00Z",
     decisions=(
         Decision(
@@ -243,9 +246,22 @@ def test_kubectl_get_shows_the_columns(api: ControlPlane, namespace: str) -> Non
     header, row = api.kubectl("get", "gpuw", "-n", namespace).strip().splitlines()
 
     assert header.split() == (
-        ["NAME", "MODE", "REPLICAS", "DESIRED", "READY", "SIGNAL", "STATE", "REASON", "LAST-SCALE", "AGE"]
+        [
+            "NAME",
+            "MODE",
+            "REPLICAS",
+            "DESIRED",
+            "READY",
+            "SIGNAL",
+            "STATE",
+            "REASON",
+            "$/H",
+            "LAST-SCALE",
+            "AGE",
+        ]
     )
-    assert row.split()[:9] == (["llm-chat", "Enforce", "3", "5", "2", "0.83/0.80", "100%", "cov", "Fresh"])
+    cells = ["llm-chat", "Enforce", "3", "5", "2", "0.83/0.80", "100%", "cov", "Fresh", "UtilizationHigh"]
+    assert row.split()[:12] == [*cells, "29.40", "USD"]
 
 
 def test_kubectl_get_knows_the_category(api: ControlPlane, namespace: str) -> None:

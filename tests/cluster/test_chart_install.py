@@ -228,11 +228,12 @@ def test_the_account_has_no_right_beyond_its_duties(account: Client, installed: 
     assert rules == {
         *(
             (resource, verb)
-            for resource in looks | {"scaledobjects", "namespaces"}
+            for resource in looks | {"scaledobjects", "namespaces", "gpunodepools", "nodes"}
             for verb in ("get", "list", "watch")
         ),
         ("gpuworkloads/status", "patch"),
         ("gpupolicies/status", "patch"),
+        ("gpunodepools/status", "patch"),
         ("deployments/scale", "get"),
         ("deployments/scale", "patch"),
         ("events", "create"),
@@ -291,7 +292,21 @@ def test_the_account_has_no_right_beyond_its_duties(account: Client, installed: 
             id="read Secrets",
         ),
         pytest.param(
-            lambda account, _: account.get("/api/v1/nodes"), 'cannot list resource "nodes"', id="read nodes"
+            lambda account, _: account.patch("/api/v1/nodes/a", {"spec": {"unschedulable": True}}),
+            'cannot patch resource "nodes"',
+            id="cordon a node",
+        ),
+        pytest.param(
+            lambda account, _: account.delete("/api/v1/nodes/a"),
+            'cannot delete resource "nodes"',
+            id="delete a node",
+        ),
+        pytest.param(
+            lambda account, _: account.patch(
+                f"/apis/{names.API_VERSION}/{names.POOL_PLURAL}/a", {"spec": {"capacityType": "Spot"}}
+            ),
+            'cannot patch resource "gpunodepools"',
+            id="edit a GpuNodePool",
         ),
         pytest.param(
             lambda account, at: account.get(f"/apis/coordination.k8s.io/v1/namespaces/{at}/leases/another"),

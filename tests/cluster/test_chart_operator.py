@@ -19,6 +19,7 @@ from tests.cluster.prometheus import Prometheus
 
 EXAMPLES = Path(__file__).parents[2] / "deploy" / "examples"
 SPILLWAY = Path(sys.executable).with_name("spillway")
+POLICY = "/apis/spillway.dev/v1alpha1/gpupolicies/short-windows-for-demos"  # belongs to no namespace, so it would stay
 IN_A_PROCESS = {"metricsAddress": "127.0.0.1", "logFormat": "text"}
 QUICK = {"evaluationSeconds": 1, "signalWindowSeconds": 10, "collectSeconds": 1, "scrapeSeconds": 1}
 
@@ -71,6 +72,7 @@ def test_the_operator_scales_the_examples_and_asks_for_nothing_it_may_not(
     )
 
     cluster.delete_node(node)
+    cluster.client.delete(POLICY)
     codes = Counter(event["responseStatus"]["code"] for event in cluster.audit_events(user=running.account))
     assert codes[200] > 0
     assert (codes[401], codes[403]) == (0, 0)

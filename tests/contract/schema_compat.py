@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from spillway.api.crdgen import definition
+from spillway.api.kinds import KINDS
 from spillway.api.markers import Kind
-from spillway.api.v1alpha1 import KINDS
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
-LOWER_BOUNDS = ("minimum", "minLength", "minItems")
+LOWER_BOUNDS = ("minimum", "minLength", "minItems", "minProperties")
 UPPER_BOUNDS = ("maximum", "maxLength", "maxItems", "maxProperties")
 FIXED = (
     "type", "format", "pattern", "default",

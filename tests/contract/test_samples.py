@@ -4,18 +4,20 @@ from typing import Any
 
 import pytest
 
-from spillway.api.convert import Converted, Invalid, lint, to_policy, to_workload
+from spillway.api.convert import Converted, ConvertedPool, Invalid, lint, to_policy, to_pool, to_workload
 from spillway.api.policies import Policy
 from tests.contract.sample_files import Sample, load
 
 STORED = {"namespace": "serving", "uid": "u-1", "creationTimestamp": "2026-11-22T09:00:00Z", "generation": 1}
 
 
-def convert(manifest: dict[str, Any]) -> Converted | Policy | Invalid:
+def convert(manifest: dict[str, Any]) -> Converted | Policy | ConvertedPool | Invalid:
     """Convert the manifest as if the API server had stored it."""
     stored = manifest | {"metadata": manifest["metadata"] | STORED}
     if manifest["kind"] == "GpuPolicy":
         return to_policy(stored)
+    if manifest["kind"] == "GpuNodePool":
+        return to_pool(stored)
     return to_workload(stored, policies=(), namespace_labels={})
 
 

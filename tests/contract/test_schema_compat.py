@@ -5,8 +5,9 @@ from collections.abc import Callable
 
 import pytest
 
+from spillway.api.kinds import KINDS
 from spillway.api.markers import Kind
-from spillway.api.v1alpha1 import GPU_WORKLOAD, KINDS
+from spillway.api.v1alpha1 import GPU_WORKLOAD
 from tests.contract.schema_compat import Fields, breaks, fields_of, read_snapshot
 
 EACH_KIND = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.kind)

@@ -34,6 +34,11 @@ class ReadyReason(StrEnum):
     CONFLICT = "Conflict"
     METRICS_UNAVAILABLE = "MetricsUnavailable"
     CAPACITY_UNAVAILABLE = "CapacityUnavailable"
+    OBSERVED = "Observed"
+    NO_NODES = "NoNodes"
+    PRICE_UNKNOWN = "PriceUnknown"
+    PRICE_ANNOTATION_INVALID = "PriceAnnotationInvalid"
+    PODS_PARTLY_SEEN = "PodsPartlySeen"
     INTERNAL_ERROR = "InternalError"
 
 
@@ -64,6 +69,7 @@ class NoConflictReason(StrEnum):
 
     NO_CONFLICT = "NoConflict"
     POLICY_CONFLICT = "PolicyConflict"
+    POOL_CONFLICT = "PoolConflict"
 
 
 REASONS: Final[Mapping[ConditionType, tuple[type[StrEnum], ...]]] = MappingProxyType(

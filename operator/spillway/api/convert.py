@@ -3,25 +3,32 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any, Final, Generic, TypeVar
 
 from pydantic import ValidationError
 
 from spillway.api import names
+from spillway.api.kinds import KINDS
 from spillway.api.markers import ApiModel, Kind
+from spillway.api.nodepools import GpuNodePoolSpec, Price
 from spillway.api.policies import HIGH_PATH, LOW_PATH, Effective, Policy, Resolved, resolve
 from spillway.api.problems import Problem, problems_of, required, shown
-from spillway.api.v1alpha1 import KINDS, Cost, GpuPolicySpec, GpuWorkloadSpec
+from spillway.api.v1alpha1 import Cost, GpuPolicySpec, GpuWorkloadSpec
 from spillway.core.model import (
     BlindRules,
+    CapacityType,
     GpuActivityRules,
     Mode,
+    NodePool,
+    NodePrice,
     ObjectKey,
     ReadinessRules,
     ScaleDownRules,
     ScaleUpRules,
     Workload,
 )
+from spillway.core.prices import USUAL_CURRENCY
 
 _SpecT = TypeVar("_SpecT", bound=ApiModel)
 _NOT_PAUSED: Final = "false"
@@ -116,6 +123,42 @@ def to_policy(raw: Mapping[str, Any]) -> Policy | Invalid:
         generation=metadata.generation,
         spec=parsed.spec,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertedPool:
+    """A usable GpuNodePool."""
+
+    pool: NodePool
+    generation: int
+
+
+def to_pool(raw: Mapping[str, Any]) -> ConvertedPool | Invalid:
+    """Return the core's view of a stored GpuNodePool. Unknown fields are ignored. Never raises."""
+    parsed = _parse(raw, GpuNodePoolSpec, is_namespaced=False)
+    if isinstance(parsed, Invalid):
+        return parsed
+    metadata, spec = parsed.metadata, parsed.spec
+    pool = NodePool(
+        name=metadata.key.name,
+        uid=metadata.uid,
+        selector=spec.node.selector,
+        capacity_type=CapacityType(spec.capacity_type.value),
+        gpu_resource=spec.node.gpu_resource,
+        gpus_per_node=spec.node.gpu_count,
+        gpu_model=spec.node.gpu_model or "",
+        currency=spec.price.currency if spec.price else USUAL_CURRENCY,
+        price=_price(spec.price),
+    )
+    return ConvertedPool(pool=pool, generation=metadata.generation)
+
+
+def _price(given: Price | None) -> NodePrice | None:
+    if given is None:
+        return None
+    # 31.50 less 10 %: 31.50 * 90 / 100 = 28.35
+    paid = Decimal(given.per_node_hour) * (100 - (given.discount_percent or 0)) / 100
+    return NodePrice(currency=given.currency, per_hour=paid)
 
 
 def lint(manifest: object) -> tuple[Problem, ...]:

@@ -7,9 +7,9 @@ from typing import Any, Final
 import yaml
 
 from spillway.api import names
+from spillway.api.kinds import KINDS
 from spillway.api.markers import Kind, PrinterColumn
 from spillway.api.schema import Schema, for_server, structural
-from spillway.api.v1alpha1 import KINDS
 
 _HEADER: Final = "# Generated from operator/spillway/api; edit the models and run `make verify`.\n"
 _WIDTH: Final = 110

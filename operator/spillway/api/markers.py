@@ -23,13 +23,21 @@ class Rule:
     """One condition across fields, told twice: `cel` for the API server, `holds` for objects parsed here.
 
     `message` says what to do, and is what users read from both. `field` is the JSON path of the field to change,
-    relative to the model (`.minReplicas`).
+    relative to the model (`.minReplicas`). Where a message should carry the values, `message_cel` and `told` make it, the one
+    on the API server and the other here; `message` then stands in the field reference.
     """
 
     cel: str
     holds: Callable[..., bool]
     message: str
     field: str
+    message_cel: str | None = None
+    told: Callable[..., str] | None = None
+
+    def as_schema(self) -> dict[str, str]:
+        """Return the rule in the API server's words."""
+        worded = {} if self.message_cel is None else {"messageExpression": self.message_cel}
+        return {"rule": self.cel, "message": self.message, "fieldPath": self.field, **worded}
 
 
 class ApiModel(BaseModel):
@@ -46,9 +54,8 @@ class ApiModel(BaseModel):
     def _keep_rules(self) -> Self:
         for rule in self.RULES:
             if not rule.holds(self):
-                raise PydanticCustomError(
-                    RULE_ERROR, "{message}", {"message": rule.message, "field": rule.field}
-                )
+                message = rule.message if rule.told is None else rule.told(self)
+                raise PydanticCustomError(RULE_ERROR, "{message}", {"message": message, "field": rule.field})
         return self
 
     @classmethod
@@ -59,9 +66,7 @@ class ApiModel(BaseModel):
         answer = handler(schema)
         model = handler.resolve_ref_schema(answer)
         if cls.RULES:
-            model["x-kubernetes-validations"] = [
-                {"rule": rule.cel, "message": rule.message, "fieldPath": rule.field} for rule in cls.RULES
-            ]
+            model["x-kubernetes-validations"] = [rule.as_schema() for rule in cls.RULES]
         if cls.ATOMIC:
             model["x-kubernetes-map-type"] = "atomic"
         return answer

@@ -71,6 +71,23 @@ REASON_TEXTS: Final[Mapping[str, ReasonText]] = MappingProxyType(
             "Replicas that were asked for do not serve.",
             "The condition CapacityAvailable carries the cluster's own message.",
         ),
+        "Observed": ReasonText("The pool's nodes are observed and priced."),
+        "NoNodes": ReasonText(
+            "No node has the labels that the pool selects; right for a pool that is scaled to nothing.",
+            "`kubectl get nodes --show-labels` and spec.node.selector, if there should be some.",
+        ),
+        "PriceUnknown": ReasonText(
+            "Nodes of the pool have no price, so what runs on them costs an unknown amount, which is not zero.",
+            "spec.price.perNodeHour, or the node annotation spillway.dev/price-per-hour.",
+        ),
+        "PriceAnnotationInvalid": ReasonText(
+            "The price annotation of a node cannot be read and is ignored; the pool's price is used where there is one.",
+            "The annotation spillway.dev/price-per-hour of the node that the message names.",
+        ),
+        "PodsPartlySeen": ReasonText(
+            "The operator watches some namespaces only, so which GPUs are free is unknown.",
+            "`watchNamespaces` in the operator's settings; costs of watched workloads are right in any case.",
+        ),
         "Paused": ReasonText(
             "The annotation spillway.dev/paused holds the count.",
             "Remove the annotation, or set it to false, to go on.",
@@ -246,6 +263,10 @@ REASON_TEXTS: Final[Mapping[str, ReasonText]] = MappingProxyType(
         "ScaleUnset": ReasonText(
             "An autoscaler points at this GpuWorkload, and cannot start because spec.replicas is unset.",
             "Set spec.replicas once; the autoscaler keeps it from then on.",
+        ),
+        "PoolConflict": ReasonText(
+            "Another pool selects some of the same nodes; those belong to neither and have no pool price.",
+            "spec.node.selector of both pools; the message names the other and counts the nodes.",
         ),
         "PolicyConflict": ReasonText(
             "Two policies claim the same namespace, or both are the cluster default; the oldest gives the defaults.",

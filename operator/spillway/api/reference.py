@@ -7,10 +7,10 @@ from typing import Final
 
 from spillway.api import names
 from spillway.api.conditions import ConditionType, reasons_of
+from spillway.api.kinds import KINDS
 from spillway.api.markers import BUILT_IN_KEY, Kind
 from spillway.api.reason_texts import CONDITION_TEXTS, REASON_TEXTS
 from spillway.api.schema import Schema, describe, structural
-from spillway.api.v1alpha1 import KINDS
 from spillway.core.plan import Cause
 
 DEFAULT_FILE: Final = "docs/reference/api.md"

@@ -11,7 +11,8 @@ Schema = dict[str, Any]
 _COPIED: Final = frozenset(
     {
         "type", "description", "enum", "format", "pattern", "required", "default",
-        "minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems", "maxProperties",
+        "minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems", "minProperties",
+        "maxProperties",
         "x-kubernetes-list-type", "x-kubernetes-list-map-keys", "x-kubernetes-map-type", "x-kubernetes-validations",
         BUILT_IN_KEY, FORM_KEY,
     }
@@ -78,7 +79,7 @@ def describe(schema: Schema) -> str:
         case "boolean":
             return "true or false"
         case _:
-            return f"a map of at most {schema['maxProperties']} entries" if _is_map(schema) else "an object"
+            return _describe_map(schema) if _is_map(schema) else "an object"
 
 
 def _is_map(schema: Schema) -> bool:
@@ -95,6 +96,11 @@ def _span(low: int | None, high: int | None) -> str:
             return f" of at least {low}"
         case _:
             return f" from {low} to {high}"
+
+
+def _describe_map(schema: Schema) -> str:
+    low, high = schema.get("minProperties", 0), schema["maxProperties"]
+    return f"a map of {low} to {high} entries" if low else f"a map of at most {high} entries"
 
 
 def _describe_list(schema: Schema) -> str:

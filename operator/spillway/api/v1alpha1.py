@@ -366,6 +366,11 @@ class GpuWorkloadStatus(ApiModel):
         default=None, description="How far the metrics can be trusted, such as Fresh or Partial."
     )
     reason: Short | None = Field(default=None, description="Reason of the last decision.")
+    hourly_cost: Short | None = Field(
+        default=None,
+        description="What the GPUs that its pods hold cost an hour, such as `29.40 USD`, with the part that has no price: "
+        "`18.40 USD + unknown (2 of 5 GPUs)`. Unknown is not zero.",
+    )
     last_scale_time: datetime | None = Field(default=None, description="When replicas were last written.")
     decisions: Annotated[tuple[Decision, ...], AtomicList(), Field(max_length=MAX_DECISIONS)] | None = Field(
         default=None,
@@ -499,7 +504,7 @@ class GpuPolicyStatus(ApiModel):
     conditions: Conditions | None = Field(default=None, description="The state by aspect.")
 
 
-_AGE: Final = PrinterColumn(
+AGE_COLUMN: Final = PrinterColumn(
     name="Age", path=".metadata.creationTimestamp", type="date", description="Time since creation."
 )
 
@@ -528,12 +533,15 @@ GPU_WORKLOAD: Final = Kind(
         PrinterColumn(name="State", path=".status.state", description="How far the metrics can be trusted."),
         PrinterColumn(name="Reason", path=".status.reason", description="Reason of the last decision."),
         PrinterColumn(
+            name="$/H", path=".status.hourlyCost", description="Cost of the GPUs that its pods hold, an hour."
+        ),
+        PrinterColumn(
             name="Last-Scale",
             path=".status.lastScaleTime",
             type="date",
             description="Last write of replicas.",
         ),
-        _AGE,
+        AGE_COLUMN,
     ),
 )
 
@@ -562,8 +570,6 @@ GPU_POLICY: Final = Kind(
             path='.status.conditions[?(@.type=="Conflict")].status',
             description="Whether another policy claims the same namespaces.",
         ),
-        _AGE,
+        AGE_COLUMN,
     ),
 )
-
-KINDS: Final = (GPU_WORKLOAD, GPU_POLICY)

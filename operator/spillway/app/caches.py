@@ -23,6 +23,13 @@ POLICIES = Resource(
     kind=names.POLICY_KIND,
     namespaced=False,
 )
+POOLS = Resource(
+    group=names.GROUP,
+    version=names.VERSION,
+    plural=names.POOL_PLURAL,
+    kind=names.POOL_KIND,
+    namespaced=False,
+)
 
 Raw = Mapping[str, Any]
 Wake = Callable[[str], None]
@@ -48,6 +55,9 @@ class Caches:
         make = _Maker(client, wake=wake, namespaces=tuple(namespaces), timings=timings, clock=clock)
         self.workloads = make.reflector(WORKLOADS, _raw, matters=_spec_changed)
         self.policies = make.reflector(POLICIES, _raw, matters=_spec_changed)
+        # Optional: an older set of CRDs must not keep replicas from being scaled.
+        self.pools = make.reflector(POOLS, _raw, matters=_spec_changed, optional=True)
+        self.nodes = make.reflector(resources.NODES, projections.node)
         self.deployments = make.reflector(
             resources.DEPLOYMENTS, projections.deployment, matters=_target_changed
         )
@@ -63,8 +73,8 @@ class Caches:
         self._clock = clock
 
     @property
-    def all(self) -> tuple[Reflector[Any], ...]:
-        """Every reflector."""
+    def for_decisions(self) -> tuple[Reflector[Any], ...]:
+        """The reflectors without which nothing may be decided."""
         return (
             self.workloads,
             self.policies,
@@ -77,9 +87,33 @@ class Caches:
         )
 
     @property
+    def kinds_for_decisions(self) -> tuple[str, ...]:
+        """Their kinds, as `ages` names them."""
+        return tuple(reflector.resource.kind for reflector in self.for_decisions)
+
+    @property
+    def for_costs(self) -> tuple[Reflector[Any], ...]:
+        """The reflectors that only tell what it costs: an account that may not read them must still scale."""
+        return (self.pools, self.nodes)
+
+    @property
+    def all(self) -> tuple[Reflector[Any], ...]:
+        """Every reflector."""
+        return (*self.for_decisions, *self.for_costs)
+
+    @property
     def synced(self) -> bool:
-        """Whether every kind was listed at least once; until then there is no plan."""
-        return all(reflector.synced for reflector in self.all)
+        """Whether every kind was listed at least once; until then there is no plan.
+
+        Those for costs are waited for as well, so that no figure is withdrawn at a start, unless the server refuses them.
+        """
+        told = all(reflector.synced or reflector.problems for reflector in self.for_costs)
+        return told and all(reflector.synced for reflector in self.for_decisions)
+
+    @property
+    def knows_nodes(self) -> bool:
+        """Whether the nodes were listed, so that anything can be said about what they cost."""
+        return self.nodes.synced
 
     @property
     def problems(self) -> tuple[Problem, ...]:

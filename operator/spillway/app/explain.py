@@ -7,9 +7,12 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 from spillway.app.loop import LastPass
+from spillway.app.pools import hourly_cost, price_source
 from spillway.app.status import signal_text
-from spillway.core.model import ObjectKey
+from spillway.core.cost import PayerCost, PoolBill
+from spillway.core.model import NodePool, ObjectKey
 from spillway.core.plan import Decision, Finding, Limit
+from spillway.core.prices import money
 
 Document = Mapping[str, Any]
 Reason = TypeVar("Reason", bound=StrEnum)
@@ -34,15 +37,20 @@ def explain(last: LastPass, key: ObjectKey) -> Document | None:
 
 
 def top(last: LastPass) -> Document:
-    """Return one row per workload, for a table."""
+    """Return one row per workload and one per pool, for two tables."""
     return {
         "at": _time(last.at),
         "breakerOpen": last.plan.breaker.is_open,
-        "workloads": [_row(decision) for decision in last.plan.decisions.values()],
+        "workloads": [
+            _row(decision, last.bill.of_workload(decision.key)) for decision in last.plan.decisions.values()
+        ],
+        "pools": [
+            _pool(last.view.pools[name].pool, found) for name, found in sorted(last.bill.pools.items())
+        ],
     }
 
 
-def _row(decision: Decision) -> Document:
+def _row(decision: Decision, cost: PayerCost | None) -> Document:
     return {
         "namespace": decision.key.namespace,
         "name": decision.key.name,
@@ -55,6 +63,28 @@ def _row(decision: Decision) -> Document:
         "state": decision.signal.state.value,
         "reason": decision.reason,
         "why": decision.why,
+        "hourlyCost": None if cost is None else str(cost),
+        "priceSource": None if cost is None else _sources(cost),
+    }
+
+
+def _sources(cost: PayerCost) -> str:
+    return ", ".join(sorted({line.terms.source.value for line in cost.lines}))
+
+
+def _pool(pool: NodePool, bill: PoolBill) -> Document:
+    return {
+        "name": pool.name,
+        "capacityType": pool.capacity_type.value,
+        "nodes": asdict(bill.nodes),
+        "gpusAllocatable": bill.allocatable,
+        "gpusAllocated": bill.allocated,
+        "gpusIdle": bill.idle_gpus,
+        "hourlyCost": hourly_cost(pool, bill),
+        "idleHourlyCost": {kind.value: money(amount) for (_, kind), amount in bill.idle.items()},
+        "currency": pool.currency,
+        "priceSource": price_source(pool, bill),
+        "sharedNodes": dict(bill.rivals),
     }
 
 
@@ -89,11 +119,31 @@ def _decision(decision: Decision, last: LastPass) -> Document:
         "inactive": _finding(decision.inactive),
         "conflict": _finding(decision.conflict),
         "capacity": _finding(decision.capacity),
+        "cost": _cost(last.bill.of_workload(decision.key)),
         "breaker": {"open": breaker.is_open, "lost": breaker.lost, "active": breaker.active},
         "settings": [
             {"path": item.path, "value": item.value, "from": item.source} for item in converted.provenance
         ],
     }
+
+
+def _cost(cost: PayerCost | None) -> Document | None:
+    """What the workload's pods cost now, line by line; None where it has no target of its own."""
+    if cost is None:
+        return None
+    lines = [
+        {
+            "pool": line.terms.pool,
+            "capacityType": line.terms.capacity_type.value,
+            "gpuModel": line.terms.gpu_model,
+            "gpus": line.gpus,
+            "perHour": money(line.per_hour),
+            "currency": line.terms.currency,
+            "source": line.terms.source.value,
+        }
+        for line in cost.lines
+    ]
+    return {"hourly": str(cost), "lines": lines, "unknownGpus": cost.unknown_gpus}
 
 
 def _confirming(decision: Decision, last: LastPass) -> Document | None:

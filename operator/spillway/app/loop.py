@@ -16,8 +16,9 @@ from spillway.app.report import Reporter
 from spillway.app.snapshots import SnapshotBuilder, Timings, View
 from spillway.app.wakeup import Leadership, Wakeup
 from spillway.core import confirm, engine
+from spillway.core.cost import Bill, draw_bill
 from spillway.core.memory import Memory
-from spillway.core.model import Mode, ObjectKey, Operation, OperationState
+from spillway.core.model import Mode, ObjectKey, Operation, OperationState, Snapshot
 from spillway.core.plan import Decision, Plan
 from spillway.core.replay import History, replay
 from spillway.core.signal import NotCollected
@@ -38,11 +39,12 @@ class ReadsHistory(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LastPass:
-    """The outcome that `explain` and `top` read: the plan, its view, when it was made, and what waits to be confirmed."""
+    """The outcome that `explain` and `top` read: plan, view, cost, when it was made, and what waits to be confirmed."""
 
     plan: Plan
     view: View
     at: datetime
+    bill: Bill = field(default_factory=Bill)
     pending: Mapping[confirm.Key, confirm.Pending] = field(default_factory=dict)
     hold: timedelta = timedelta(0)
 
@@ -80,6 +82,7 @@ class Loop:
         self._term = self.leadership.term
         self.metrics.leader.set(self.leadership.leads)
         self.metrics.workloads.forget()
+        self.metrics.costs.forget()
         self._memory = None
         if self._refill is not None:
             self._refill.cancel()
@@ -159,7 +162,7 @@ class Loop:
             return "the Lease is not ours; another operator may hold it"
         if not self.caches.synced:
             return self._unsynced()
-        oldest = max(ages, key=lambda kind: ages[kind])
+        oldest = max(self.caches.kinds_for_decisions, key=lambda kind: ages[kind])
         if ages[oldest] > self.timings.cache_max_age:
             limit = int(self.timings.cache_max_age.total_seconds())
             return (
@@ -231,16 +234,28 @@ class Loop:
         for act in confirmed.acts:
             self._why[act.target] = plan.decisions[act.workload]
             self.operations.start(act)
+        bill = _bill(view.snapshot) if self.caches.knows_nodes else Bill()
         self.last = LastPass(
-            plan=plan, view=view, at=now, pending=confirmed.pending, hold=self.timings.confirm
+            plan=plan, view=view, at=now, bill=bill, pending=confirmed.pending, hold=self.timings.confirm
         )
-        self._tell(plan, view, now=now)
+        self._tell(plan, view, bill, now=now)
 
-    def _tell(self, plan: Plan, view: View, *, now: datetime) -> None:
+    def _tell(self, plan: Plan, view: View, bill: Bill, *, now: datetime) -> None:
         wall = self.wall()
-        self.reporter.report(plan, view, now=wall)
+        self.reporter.report(plan, view, bill, now=wall)
         self.metrics.workloads.observe(plan.decisions, view.converted, now=now)
+        self.metrics.costs.observe(bill, view.converted, view.pools, now=now)
         self.metrics.breaker.set(plan.breaker.is_open)
         self.metrics.invalid.labels("GpuWorkload").set(len(view.invalid))
         self.metrics.invalid.labels("GpuPolicy").set(len(view.invalid_policies))
+        self.metrics.invalid.labels("GpuNodePool").set(len(view.invalid_pools))
         self.metrics.last_pass.set(wall.timestamp())
+
+
+def _bill(snapshot: Snapshot) -> Bill:
+    """Return who pays what; a defect there costs the figures of this pass and no decision."""
+    try:
+        return draw_bill(snapshot)
+    except Exception:  # money is told, not acted on: it must not keep replicas from being scaled
+        log.exception("what the fleet costs is unknown in this pass")
+        return Bill()

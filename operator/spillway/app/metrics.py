@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 from spillway import __version__
 from spillway.adapters.kube.resources import Call
 from spillway.api.convert import Converted, CostLabels
+from spillway.app.cost_metrics import GAP_TICKS, CostMetrics
 from spillway.core.model import ObjectKey
 from spillway.core.plan import Decision
 
@@ -18,7 +19,6 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series pe
 
 KEY = ("namespace", "workload")
 COST = (*KEY, "team", "application", "model")
-GAP_TICKS = 3  # a longer gap than this many evaluations is not charged: nobody watched (metrics-and-cost E61)
 
 
 @dataclass(slots=True)
@@ -177,6 +177,8 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.workloads = WorkloadMetrics(tick=tick)
         self.registry.register(self.workloads)
+        self.costs = CostMetrics(tick=tick)
+        self.registry.register(self.costs)
         build = Gauge("spillway_build_info", "1, with the version.", ("version",), registry=self.registry)
         build.labels(__version__).set(1)
         self.leader = Gauge("spillway_leader", "1 on the operator that writes.", registry=self.registry)

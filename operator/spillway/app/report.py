@@ -14,16 +14,18 @@ from spillway.adapters.kube.clock import Clock, WallClock
 from spillway.adapters.kube.errors import KubeError, NotFound
 from spillway.adapters.kube.resources import Resource
 from spillway.adapters.kube.write import EventType
-from spillway.api.conditions import ConditionType
-from spillway.api.convert import Converted, Invalid
+from spillway.api.conditions import ConditionType, ReadyReason
+from spillway.api.convert import Converted, ConvertedPool, Invalid
 from spillway.api.policies import rivals_by_policy
-from spillway.app import status
-from spillway.app.caches import POLICIES, WORKLOADS
+from spillway.app import pools, status
+from spillway.app.caches import POLICIES, POOLS, WORKLOADS
 from spillway.app.operations import WRITE_SECONDS, HoldsLease
 from spillway.app.snapshots import View
 from spillway.app.status import StatusUpdate, Stored, Verdict
+from spillway.core.cost import Bill, PayerCost, PoolBill
 from spillway.core.model import ObjectKey, Operation, OperationState
 from spillway.core.plan import Decision, InactiveReason, Plan
+from spillway.core.prices import BadPrice
 
 log = logging.getLogger(__name__)
 
@@ -69,18 +71,20 @@ class Reporter:
         self._wall = wall
         self._told: dict[str, _Told] = {}
         self._said: dict[str, tuple[int, str]] = {}
+        self._bad_prices: frozenset[BadPrice] = frozenset()
         self._tasks: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(PARALLEL_REPORTS)
 
-    def report(self, plan: Plan, view: View, *, now: datetime) -> None:
-        """Write what changed for every workload and policy of the view."""
+    def report(self, plan: Plan, view: View, bill: Bill, *, now: datetime) -> None:
+        """Write what changed for every workload, policy and pool of the view."""
         for key, decision in plan.decisions.items():
             self._log(decision)
-            make = partial(_workload_status, decision, view.converted[key], now)
+            make = partial(_workload_status, decision, view.converted[key], bill.of_workload(key), now)
             self._store(WORKLOADS, key, view.raw[key], make)
         for invalid in view.invalid:
             self._store(WORKLOADS, invalid.key, view.raw[invalid.key], partial(_invalid_status, invalid, now))
         self._report_policies(view, now=now)
+        self._report_pools(view, bill, now=now)
         self._forget_all_but(view)
 
     def note(self, operation: Operation, decision: Decision | None) -> None:
@@ -128,6 +132,21 @@ class Reporter:
             make = partial(_policy_status, invalid.generation, invalid.message, (), now)
             self._store(POLICIES, invalid.key, view.raw_policies[invalid.key.name], make)
 
+    def _report_pools(self, view: View, bill: Bill, *, now: datetime) -> None:
+        for name, found in bill.pools.items():
+            make = partial(_pool_status, view.pools[name], found, now)
+            self._store(POOLS, ObjectKey("", name), view.raw_pools[name], make)
+        for invalid in view.invalid_pools:
+            make = partial(_invalid_pool_status, invalid, now)
+            self._store(POOLS, invalid.key, view.raw_pools[invalid.key.name], make)
+        self._log_bad_prices(frozenset(bill.outside.bad_prices))
+
+    def _log_bad_prices(self, found: frozenset[BadPrice]) -> None:
+        """Nodes in no pool have no status of ours that could say it."""
+        for bad in found - self._bad_prices:
+            log.warning("ignored the price annotation of node %s: %s", bad.node, bad.message)
+        self._bad_prices = found
+
     def _store(
         self, resource: Resource, key: ObjectKey, raw: Raw, make: Callable[[_Told], StatusUpdate]
     ) -> None:
@@ -153,7 +172,7 @@ class Reporter:
             return
         told.stored = update.status
         for verdict in update.turned:
-            if TROUBLE.get(verdict.type) == verdict.status:
+            if _is_trouble(resource, verdict):
                 self._post_verdict(resource, key, uid, verdict)
 
     async def _write_in_turn(
@@ -250,15 +269,38 @@ class Reporter:
         )
 
     def _forget_all_but(self, view: View) -> None:
-        alive = {raw["metadata"]["uid"] for raw in (*view.raw.values(), *view.raw_policies.values())}
+        stored = (*view.raw.values(), *view.raw_policies.values(), *view.raw_pools.values())
+        alive = {raw["metadata"]["uid"] for raw in stored}
         for uid in self._told.keys() - alive:
             del self._told[uid]
         for uid in self._said.keys() - alive:
             del self._said[uid]
 
 
-def _workload_status(decision: Decision, converted: Converted, now: datetime, told: _Told) -> StatusUpdate:
-    return status.workload_status(decision, converted, stored=told.stored, scaled=told.scaled, now=now)
+def _is_trouble(resource: Resource, verdict: Verdict) -> bool:
+    """Whether *verdict* is worth an Event. Of a pool, whose other aspects have no condition, Ready itself may tell it."""
+    if TROUBLE.get(verdict.type) == verdict.status:
+        return True
+    is_pools_own = (
+        resource is POOLS and verdict.type is ConditionType.READY and verdict.status == status.FALSE
+    )
+    return is_pools_own and verdict.reason is not ReadyReason.CONFLICT
+
+
+def _workload_status(
+    decision: Decision, converted: Converted, cost: PayerCost | None, now: datetime, told: _Told
+) -> StatusUpdate:
+    return status.workload_status(
+        decision, converted, stored=told.stored, scaled=told.scaled, now=now, cost=cost
+    )
+
+
+def _pool_status(pool: ConvertedPool, bill: PoolBill, now: datetime, told: _Told) -> StatusUpdate:
+    return pools.pool_status(pool, bill, stored=told.stored, now=now)
+
+
+def _invalid_pool_status(invalid: Invalid, now: datetime, told: _Told) -> StatusUpdate:
+    return pools.invalid_pool_status(invalid, stored=told.stored, now=now)
 
 
 def _invalid_status(invalid: Invalid, now: datetime, told: _Told) -> StatusUpdate:

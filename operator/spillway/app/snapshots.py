@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from spillway.adapters.kube.projections import NamespaceInfo
-from spillway.api.convert import Converted, Invalid, to_policy, to_workload
+from spillway.api.convert import Converted, ConvertedPool, Invalid, to_policy, to_pool, to_workload
 from spillway.api.policies import Policy
 from spillway.app.caches import Caches
 from spillway.core.model import Mode, ObjectKey, Operation, Snapshot
@@ -39,17 +39,27 @@ class View:
     raw_policies: Mapping[str, Raw] = field(default_factory=dict)
     invalid_policies: tuple[Invalid, ...] = ()
     namespaces: tuple[NamespaceInfo, ...] = ()
+    pools: Mapping[str, ConvertedPool] = field(default_factory=dict)
+    raw_pools: Mapping[str, Raw] = field(default_factory=dict)
+    invalid_pools: tuple[Invalid, ...] = ()
 
 
 class SnapshotBuilder:
-    """Builds views; remembers conversions, since objects change far less often than passes run."""
+    """Builds views; remembers conversions, since objects change far less often than passes run.
 
-    def __init__(self, caches: Caches, *, timings: Timings) -> None:
+    `sees_all_pods` says whether the caches cover every namespace.
+    """
+
+    def __init__(self, caches: Caches, *, timings: Timings, sees_all_pods: bool = True) -> None:
         self._caches = caches
         self._timings = timings
+        self._sees_all_pods = sees_all_pods
         self._policies: tuple[Policy, ...] = ()
         self._invalid_policies: tuple[Invalid, ...] = ()
         self._policy_source: Versions = ()
+        self._pools: dict[str, ConvertedPool] = {}
+        self._invalid_pools: tuple[Invalid, ...] = ()
+        self._pool_source: Versions = ()
         self._known: dict[ObjectKey, tuple[object, Converted | Invalid]] = {}
 
     def build(
@@ -58,6 +68,7 @@ class SnapshotBuilder:
         """Return the view of this moment. Invalid objects are left out of the snapshot and reported apart."""
         caches = self._caches
         self._read_policies()
+        self._read_pools()
         converted: dict[ObjectKey, Converted] = {}
         invalid: list[Invalid] = []
         raw = dict(caches.workloads.store)
@@ -79,6 +90,9 @@ class SnapshotBuilder:
             activity=activity,
             collection=collection,
             operations=operations,
+            nodes=tuple(caches.nodes.store.values()),
+            pools=tuple(found.pool for found in self._pools.values()),
+            sees_all_pods=self._sees_all_pods,
             evaluation=self._timings.evaluation,
             stale_after=self._timings.stale_after,
             pending_timeout=self._timings.pending_timeout,
@@ -92,6 +106,9 @@ class SnapshotBuilder:
             raw_policies={key.name: found for key, found in caches.policies.store.items()},
             invalid_policies=self._invalid_policies,
             namespaces=tuple(namespaces.values()),
+            pools=self._pools,
+            raw_pools={key.name: found for key, found in caches.pools.store.items()},
+            invalid_pools=self._invalid_pools,
         )
 
     def _read_policies(self) -> None:
@@ -103,6 +120,16 @@ class SnapshotBuilder:
         self._policies = tuple(policy for policy in read if isinstance(policy, Policy))
         self._invalid_policies = tuple(policy for policy in read if isinstance(policy, Invalid))
         self._policy_source = source
+
+    def _read_pools(self) -> None:
+        stored = self._caches.pools.store
+        source = versions_of(stored.values())
+        if source == self._pool_source:
+            return
+        read = [to_pool(found) for found in stored.values()]
+        self._pools = {found.pool.name: found for found in read if isinstance(found, ConvertedPool)}
+        self._invalid_pools = tuple(found for found in read if isinstance(found, Invalid))
+        self._pool_source = source
 
     def _convert(self, key: ObjectKey, raw: Raw, fleet_mode: Mode) -> Converted | Invalid:
         info = self._caches.namespaces.store.get(ObjectKey("", key.namespace))

@@ -20,6 +20,7 @@ from spillway.api.conditions import (
     ScalingLimitedReason,
 )
 from spillway.api.convert import Converted, Invalid
+from spillway.core.cost import PayerCost
 from spillway.core.plan import Cause, Decision, InactiveReason
 from spillway.core.signal import SignalReason, SignalState
 
@@ -63,15 +64,24 @@ class StatusUpdate:
 
 
 def workload_status(
-    decision: Decision, converted: Converted, *, stored: Stored, scaled: bool, now: datetime
+    decision: Decision,
+    converted: Converted,
+    *,
+    stored: Stored,
+    scaled: bool,
+    now: datetime,
+    cost: PayerCost | None = None,
 ) -> StatusUpdate:
-    """Return the status for *decision*. `scaled` says that a write of replicas landed since the last one."""
+    """Return the status for *decision*. `scaled` says that a write of replicas landed since the last one.
+
+    `cost` follows the pods and the prices of their nodes; None leaves it out.
+    """
     record = _record(decision, now=now)
     decisions, is_new = _with_record(
         _list(stored, "decisions"), record, decision=decision, stored=stored, now=now
     )
     verdicts = _verdicts(decision, converted)
-    conditions, turned = _conditions(verdicts, stored=stored, generation=converted.generation, now=now)
+    conditions, turned = merge_conditions(verdicts, stored=stored, generation=converted.generation, now=now)
     status = api.GpuWorkloadStatus(
         observed_generation=converted.generation,
         replicas=decision.current,
@@ -81,6 +91,7 @@ def workload_status(
         loading_replicas=decision.counts.loading,
         mode=decision.mode.value,
         target=f"Deployment/{converted.workload.target}",
+        hourly_cost=None if cost is None else str(cost),
     ).dump()
     last = {
         "signal": signal_text(decision),
@@ -138,7 +149,7 @@ def signal_text(decision: Decision) -> str:
 def _only_conditions(
     verdicts: Iterable[Verdict], *, stored: Stored, generation: int, now: datetime
 ) -> StatusUpdate:
-    conditions, turned = _conditions(verdicts, stored=stored, generation=generation, now=now)
+    conditions, turned = merge_conditions(verdicts, stored=stored, generation=generation, now=now)
     status = {**stored, "observedGeneration": generation, "conditions": conditions}
     return StatusUpdate(status=status, changed=status != dict(stored), turned=turned)
 
@@ -290,10 +301,18 @@ def _policy_conflict(rivals: Sequence[str]) -> Verdict:
     )
 
 
-def _conditions(
-    verdicts: Iterable[Verdict], *, stored: Stored, generation: int, now: datetime
+def merge_conditions(
+    verdicts: Iterable[Verdict],
+    *,
+    stored: Stored,
+    generation: int,
+    now: datetime,
+    keeps_messages: bool = True,
 ) -> tuple[Sequence[Stored], tuple[Verdict, ...]]:
-    """Merge verdicts over what is stored; return the conditions and those whose status or reason is new."""
+    """Merge verdicts over what is stored; return the conditions and those whose status or reason is new.
+
+    With *keeps_messages* a sentence stands until its status or reason changes, since its numbers may change with every pass.
+    """
     known = {item["type"]: item for item in _list(stored, "conditions") if "type" in item}
     verdicts = tuple(verdicts)
     turned = tuple(verdict for verdict in verdicts if not _stands(verdict, known.get(verdict.type.value)))
@@ -307,7 +326,7 @@ def _conditions(
             "type": verdict.type.value,
             "status": verdict.status,
             "reason": verdict.reason.value,
-            "message": old["message"] if is_kept else verdict.message[:1024],
+            "message": old["message"] if is_kept and keeps_messages else verdict.message[:1024],
             "observedGeneration": generation,
             "lastTransitionTime": since or _time(now),
         }

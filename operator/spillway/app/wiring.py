@@ -146,7 +146,7 @@ async def build(
     )
     loop = Loop(
         caches=caches,
-        builder=SnapshotBuilder(caches, timings=timings),
+        builder=SnapshotBuilder(caches, timings=timings, sees_all_pods=not settings.watch_namespaces),
         activity=activity,
         history=source,
         operations=operations,

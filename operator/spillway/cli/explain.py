@@ -2,68 +2,31 @@
 
 import asyncio
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
 
 import click
 
-from spillway.adapters.kube.client import KubeClient, connect
 from spillway.adapters.kube.credentials import CredentialsError
 from spillway.adapters.kube.errors import KubeError, NotFound
 from spillway.app.caches import WORKLOADS
-from spillway.cli.live import LiveError, fetch_live
-
-Document = Mapping[str, Any]
+from spillway.cli.live import Document, LiveError, Reach, reach_options
 
 
 @click.command()
 @click.argument("name")
 @click.option("-n", "--namespace", default="default", show_default=True, help="Namespace of the GpuWorkload.")
-@click.option(
-    "--kubeconfig", type=click.Path(path_type=Path), help="Kubeconfig; else KUBECONFIG or ~/.kube/config."
-)
-@click.option("--context", help="Context of the kubeconfig.")
-@click.option("--operator-url", help="Metrics port of the operator, such as http://127.0.0.1:8080.")
-@click.option(
-    "--operator-namespace",
-    default="spillway-system",
-    show_default=True,
-    help="Where the operator's Service is.",
-)
-@click.option(
-    "--operator-service", default="spillway", show_default=True, help="Name of the operator's Service."
-)
+@reach_options
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def explain(  # noqa: PLR0917  # click passes each option by its name
-    name: str,
-    namespace: str,
-    kubeconfig: Path | None,
-    context: str | None,
-    operator_url: str | None,
-    operator_namespace: str,
-    operator_service: str,
-    output: str,
-) -> None:
+def explain(*, name: str, namespace: str, reach: Reach, output: str) -> None:
     """Say why GpuWorkload NAME is at its count: signal, proposal, limits, result, where each setting came from, what is next.
 
     Live values come from the operator, through the API server's service proxy or --operator-url. If it cannot be reached, what
     the object's status says is printed.
     """
-    path = f"/decisions/{namespace}/{name}"
-    service = f"/api/v1/namespaces/{operator_namespace}/services/http:{operator_service}:metrics/proxy"
+    live, stored = f"/decisions/{namespace}/{name}", WORKLOADS.path(namespace=namespace, name=name)
     try:
-        document, note = asyncio.run(
-            _find(
-                path,
-                kubeconfig=kubeconfig,
-                context=context,
-                operator_url=operator_url,
-                service=service,
-                stored=WORKLOADS.path(namespace=namespace, name=name),
-            )
-        )
+        document, note = asyncio.run(_find(reach, live=live, stored=stored))
     except NotFound:
         raise click.ClickException(
             f"There is no GpuWorkload {name} in namespace {namespace}. List them: kubectl get gpuworkloads -A"
@@ -79,32 +42,17 @@ def explain(  # noqa: PLR0917  # click passes each option by its name
     click.echo("\n".join(lines))
 
 
-async def _find(
-    path: str,
-    *,
-    kubeconfig: Path | None,
-    context: str | None,
-    operator_url: str | None,
-    service: str,
-    stored: str,
-) -> tuple[Document, str]:
+async def _find(reach: Reach, *, live: str, stored: str) -> tuple[Document, str]:
     """Return the live document, or the stored object with a note why it is not live."""
-    if operator_url is not None:
-        return await fetch_live(operator_url, path), ""
-    client = await connect(kubeconfig=kubeconfig, context=context)
-    try:
-        return await _through_server(client, service + path, stored=stored)
-    finally:
-        await client.close()
-
-
-async def _through_server(client: KubeClient, live: str, *, stored: str) -> tuple[Document, str]:
-    found = await client.request("GET", stored)
-    try:
-        return await client.request("GET", live), ""
-    except KubeError as exc:
-        note = f"The operator cannot be asked ({exc.message}); this is what the status says:"
-        return found, note
+    async with reach.open() as session:
+        if session.client is None:
+            return await session.live(live), ""
+        found = await session.client.request("GET", stored)
+        try:
+            return await session.live(live), ""
+        except KubeError as exc:
+            note = f"The operator cannot be asked ({exc.message}); this is what the status says:"
+            return found, note
 
 
 def render(document: Document, *, now: datetime) -> Iterator[str]:
@@ -130,6 +78,7 @@ def render(document: Document, *, now: datetime) -> Iterator[str]:
     for name in ("inactive", "conflict", "capacity"):
         if document[name] is not None:
             yield f"  {name:<9} {document[name]['reason']}: {document[name]['message']}"
+    yield from _labelled("cost", _cost(document["cost"]), none="no target of its own, so none")
     if document["breaker"]["open"]:
         lost, active = document["breaker"]["lost"], document["breaker"]["active"]
         yield f"  breaker   open: {lost} of {active} busy workloads lost their metrics; nothing shrinks anywhere"
@@ -144,6 +93,8 @@ def render_stored(found: Document) -> Iterator[str]:
     status = found.get("status") or {}
     yield f"{found['metadata']['namespace']}/{found['metadata']['name']} → {status.get('target', 'not seen yet')}"
     yield f"  result    {status.get('desiredReplicas', '?')}  {status.get('reason', '?')}  {status.get('signal', '')}"
+    if "hourlyCost" in status:
+        yield f"  cost      {status['hourlyCost']} an hour"
     for record in reversed(status.get("decisions") or []):
         yield f"  {record['time']}  {record['from']} → {record['to']}  {record.get('reason')}: {record.get('message')}"
     for item in status.get("conditions") or []:
@@ -161,6 +112,28 @@ def _labelled(label: str, lines: Iterable[str], *, none: str) -> Iterator[str]:
 
 def _limit(limit: Document) -> str:
     return f"{limit['reason']} {limit['before']} → {limit['after']}: {limit['message']}"
+
+
+def _cost(cost: Document | None) -> Iterator[str]:
+    if cost is None:
+        return
+    unknown = f"{_gpus(cost['unknownGpus'])} on nodes without a price; see docs/pools.md"
+    if cost["unknownGpus"] and not cost["lines"]:
+        yield f"unknown: {unknown}"
+        return
+    yield f"{cost['hourly']} an hour"
+    for line in cost["lines"]:
+        model = f", {line['gpuModel']}" if line["gpuModel"] else ""
+        yield (
+            f"  {line['perHour']} {line['currency']}  {_gpus(line['gpus'])} on {line['pool']} "
+            f"({line['capacityType']}{model}), by the {line['source']}"
+        )
+    if cost["unknownGpus"]:
+        yield f"  unknown  {unknown}"
+
+
+def _gpus(count: int) -> str:
+    return f"{count} GPU" if count == 1 else f"{count} GPUs"
 
 
 def _next(document: Document, *, now: datetime) -> Iterator[str]:

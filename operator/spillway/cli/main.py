@@ -6,6 +6,7 @@ from spillway import __version__
 from spillway.cli.crds import crds
 from spillway.cli.explain import explain
 from spillway.cli.run import run
+from spillway.cli.top import top
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -16,4 +17,5 @@ def main() -> None:
 
 main.add_command(run)
 main.add_command(explain)
+main.add_command(top)
 main.add_command(crds)

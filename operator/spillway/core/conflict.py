@@ -1,6 +1,6 @@
 """Who else writes the same replicas: an HPA, a KEDA ScaledObject, a second GpuWorkload."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from spillway.core.model import ForeignAutoscaler, ObjectKey, Snapshot, Workload
 from spillway.core.plan import ConflictReason, Finding
@@ -8,7 +8,7 @@ from spillway.core.plan import ConflictReason, Finding
 
 def find_conflicts(snapshot: Snapshot) -> Mapping[ObjectKey, Finding[ConflictReason]]:
     """Return the conflict of each workload that has one. Of two GpuWorkloads on one target the older goes on."""
-    owners = _first_on_target(snapshot.workloads)
+    owners = first_on_target(snapshot.workloads)
     on_deployment = _by_target(snapshot.autoscalers, kind="Deployment")
     on_workload = _by_target(snapshot.autoscalers, kind="GpuWorkload")
     found: dict[ObjectKey, Finding[ConflictReason]] = {}
@@ -34,10 +34,13 @@ def stops_writing(conflict: Finding[ConflictReason] | None) -> bool:
     return conflict is not None and conflict.reason is not ConflictReason.SCALE_UNSET
 
 
-def _first_on_target(workloads: tuple[Workload, ...]) -> Mapping[ObjectKey, Workload]:
+def first_on_target(workloads: Iterable[Workload]) -> Mapping[ObjectKey, Workload]:
+    """Return for each Deployment the workload that it belongs to: the oldest that names it."""
     owners: dict[ObjectKey, Workload] = {}
-    for workload in sorted(workloads, key=lambda w: (w.created_at, w.key)):
-        owners.setdefault(workload.target_key, workload)
+    for workload in workloads:
+        known = owners.setdefault(workload.target_key, workload)
+        if (workload.created_at, workload.key) < (known.created_at, known.key):
+            owners[workload.target_key] = workload
     return owners
 
 

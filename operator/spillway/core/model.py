@@ -6,6 +6,7 @@ Times are timezone-aware UTC `datetime`; durations are `timedelta`; shares and u
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from decimal import Decimal
 from enum import StrEnum
 
 from spillway.core.signal import Collection
@@ -170,7 +171,8 @@ class Pod:
 
     `since` is the last transition of the condition that gave the phase (Ready, PodScheduled) or the creation time.
     `cause` is a short machine word for Broken and Unschedulable (`CrashLoopBackOff`, `ImagePullBackOff`, …), `message` the
-    cluster's own sentence. `owner_uid` is the controlling ReplicaSet's uid.
+    cluster's own sentence. `owner_uid` and `owner_name` are the controller's, empty for a bare pod; a ReplicaSet leads on to
+    its Deployment. `gpus` sums what it holds of every GPU resource, `devices` holds each extended resource by name.
     """
 
     key: ObjectKey
@@ -183,6 +185,63 @@ class Pod:
     node: str | None = None
     cause: str = ""
     message: str = ""
+    owner_name: str = ""
+    devices: Mapping[str, int] = field(default_factory=dict)
+
+
+class CapacityType(StrEnum):
+    """On which terms nodes are rented. `UNKNOWN` is for nodes outside every pool whose labels do not tell."""
+
+    ON_DEMAND = "OnDemand"
+    SPOT = "Spot"
+    RESERVED = "Reserved"
+    UNKNOWN = "Unknown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A node as the API server's cache shows it.
+
+    `devices` is what it offers of each extended resource, empty while no device plugin has reported. `capacity_type` and
+    `gpu_model` are what its labels say, for nodes in no pool. `price_annotation` is the raw text of our price annotation, None
+    without one.
+    """
+
+    name: str
+    ready: bool
+    unschedulable: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
+    devices: Mapping[str, int] = field(default_factory=dict)
+    capacity_type: CapacityType = CapacityType.UNKNOWN
+    gpu_model: str = ""
+    price_annotation: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodePrice:
+    """What one whole node costs an hour, discount deducted, in `currency` (three letters). Never a float: it is money."""
+
+    currency: str
+    per_hour: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodePool:
+    """One GpuNodePool: which nodes it means by their labels, what they are, and what its owner says that they cost.
+
+    `gpus_per_node` counts `gpu_resource` on a healthy node. `price` is None where the owner gave none: unknown, not zero; then
+    `currency` still says in which money prices on its nodes are read.
+    """
+
+    name: str
+    uid: str
+    selector: Mapping[str, str]
+    capacity_type: CapacityType
+    gpu_resource: str
+    gpus_per_node: int
+    gpu_model: str = ""
+    currency: str = "USD"
+    price: NodePrice | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,6 +261,7 @@ class Snapshot:
     `collection` counts finished collections, failed ones too. `operations` holds every act that runs, waits for its cache,
     or ended since the last pass. `evaluation` is how far apart two counted collections must be; `stale_after` is the oldest
     sample that still counts; `pending_timeout` is how long a pod may find no node before its claim is released.
+    `sees_all_pods` is False where only some namespaces are watched: then a GPU that looks free may be held by a pod unseen.
     """
 
     workloads: tuple[Workload, ...]
@@ -211,6 +271,9 @@ class Snapshot:
     activity: Collection
     autoscalers: tuple[ForeignAutoscaler, ...] = ()
     operations: tuple["Operation", ...] = ()
+    nodes: tuple[Node, ...] = ()
+    pools: tuple[NodePool, ...] = ()
+    sees_all_pods: bool = True
     terminating_namespaces: frozenset[str] = frozenset()
     collection: int = 0
     evaluation: timedelta = timedelta(seconds=15)

@@ -14,6 +14,7 @@ from spillway.api.convert import Invalid
 from spillway.api.problems import Problem
 from spillway.app.report import PARALLEL_REPORTS, Reporter
 from spillway.app.snapshots import View
+from spillway.core.cost import Bill
 from spillway.core.memory import Memory
 from spillway.core.model import ObjectKey
 from spillway.core.plan import BreakerView, Plan
@@ -82,7 +83,7 @@ async def test_many_statuses_wait_for_their_turn_and_not_on_their_time(api: Scri
     api.writes(*[slowly_stored() for _ in range(FLEET)])
 
     async with reporting(api) as (reporter, _):
-        reporter.report(NOTHING_DECIDED, fleet_with_news(), now=NOW)
+        reporter.report(NOTHING_DECIDED, fleet_with_news(), Bill(), now=NOW)
         await reporter.stop(seconds=60)
 
     statuses = [path for path in api.requests if path.endswith("/status")]
@@ -93,7 +94,7 @@ async def test_statuses_that_hang_leave_room_for_a_write_of_replicas(api: Script
     api.writes(*[hang()] * PARALLEL_REPORTS, STORED)
 
     async with reporting(api) as (reporter, client):
-        reporter.report(NOTHING_DECIDED, fleet_with_news(), now=NOW)
+        reporter.report(NOTHING_DECIDED, fleet_with_news(), Bill(), now=NOW)
         await asyncio.sleep(1)
 
         assert await set_replicas(client, make_act()) == "7"
@@ -104,7 +105,7 @@ async def test_a_status_that_waited_until_the_lease_was_lost_is_not_written(api:
     lease = Held()
 
     async with reporting(api, lease) as (reporter, _):
-        reporter.report(NOTHING_DECIDED, fleet_with_news(), now=NOW)
+        reporter.report(NOTHING_DECIDED, fleet_with_news(), Bill(), now=NOW)
         await asyncio.sleep(0.5)
         lease.until = 0.0
         await reporter.stop(seconds=60)

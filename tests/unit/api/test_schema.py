@@ -9,9 +9,10 @@ from pydantic import Field, StringConstraints
 
 from spillway.api import crdgen, reference
 from spillway.api.defaults import SPEC_DEFAULTS
+from spillway.api.kinds import KINDS
 from spillway.api.markers import ApiModel, AtomicList, Kind, PrinterColumn
 from spillway.api.schema import Schema, StructuralError, at_path, describe, structural
-from spillway.api.v1alpha1 import KINDS, GpuPolicySpec, GpuWorkloadSpec
+from spillway.api.v1alpha1 import GpuPolicySpec, GpuWorkloadSpec
 
 ROOT = Path(__file__).parents[3]
 REGENERATE = "run `make verify` and commit what it writes"

@@ -7,10 +7,19 @@ from typing import Any
 
 import pytest
 from aiohttp import ClientSession
-from tests.builders import NOW, make_snapshot, make_workload, not_collected, plan_of
+from tests.builders import (
+    NOW,
+    make_node,
+    make_pods,
+    make_pool,
+    make_snapshot,
+    make_workload,
+    not_collected,
+    plan_of,
+)
 from tests.cluster.processes import free_port
 
-from spillway.api.convert import Converted, CostLabels, Invalid
+from spillway.api.convert import Converted, ConvertedPool, CostLabels, Invalid
 from spillway.api.policies import Effective
 from spillway.api.problems import Problem
 from spillway.app.explain import explain, top
@@ -20,6 +29,7 @@ from spillway.app.server import Pages
 from spillway.app.snapshots import View
 from spillway.cli.explain import render
 from spillway.core.confirm import confirm
+from spillway.core.cost import draw_bill
 from spillway.core.model import ObjectKey, Snapshot
 
 LLM = ObjectKey("chat", "llm")
@@ -40,8 +50,10 @@ def last_pass(snapshot: Snapshot, *, invalid: tuple[Invalid, ...] = ()) -> LastP
         )
         for workload in snapshot.workloads
     }
-    view = View(snapshot=snapshot, raw={}, converted=converted, invalid=invalid)
-    return LastPass(plan=plan, view=view, at=NOW, pending=pending, hold=hold)
+    pools = {pool.name: ConvertedPool(pool=pool, generation=1) for pool in snapshot.pools}
+    view = View(snapshot=snapshot, raw={}, converted=converted, invalid=invalid, pools=pools)
+    bill = draw_bill(snapshot)
+    return LastPass(plan=plan, view=view, at=NOW, bill=bill, pending=pending, hold=hold)
 
 
 def text(snapshot: Snapshot) -> str:
@@ -102,6 +114,43 @@ def test_an_invalid_workload_is_explained_by_its_problems() -> None:
 
 def test_an_unknown_workload_has_no_explanation() -> None:
     assert explain(last_pass(make_snapshot()), ObjectKey("chat", "other")) is None
+
+
+def priced(**over: Any) -> Snapshot:  # noqa: ANN401 -- fields of make_snapshot
+    """Four replicas on a node of 8 GPUs at 40 USD an hour."""
+    return make_snapshot(nodes=(make_node(),), pools=(make_pool(),), **over)
+
+
+def test_a_cost_names_pool_terms_and_source() -> None:
+    printed = text(priced())
+
+    assert (
+        "cost      20.00 USD an hour\n              20.00 USD  4 GPUs on h100 (OnDemand, H100), by the pool price"
+        in printed
+    )
+
+
+def test_gpus_without_a_price_are_explained_as_unknown() -> None:
+    printed = text(priced(pods=(*make_pods(3), *make_pods(1, start=3, node="elsewhere"))))
+
+    assert "cost      15.00 USD + unknown (1 of 4 GPUs) an hour" in printed
+    assert "unknown  1 GPU on nodes without a price" in printed
+
+
+def test_a_cost_without_any_price_is_unknown_in_one_line() -> None:
+    assert "cost      unknown: 4 GPUs on nodes without a price; see docs/pools.md" in text(make_snapshot())
+
+
+def test_top_shows_what_each_workload_and_pool_costs() -> None:
+    document = top(last_pass(priced()))
+
+    row, pool = document["workloads"][0], document["pools"][0]
+    assert (row["hourlyCost"], row["priceSource"]) == ("20.00 USD", "pool price")
+    assert (pool["name"], pool["hourlyCost"], pool["idleHourlyCost"]) == (
+        "h100",
+        "40.00",
+        {"unallocated": "20.00"},
+    )
 
 
 def test_top_has_a_row_for_each_workload() -> None:

@@ -19,6 +19,7 @@ from spillway.api.convert import Converted, CostLabels, Invalid
 from spillway.api.problems import Problem
 from spillway.app.status import StatusUpdate, invalid_status, policy_status, workload_status
 from spillway.core import engine
+from spillway.core.cost import PayerCost
 from spillway.core.memory import Memory
 from spillway.core.model import Mode, ObjectKey, PodPhase, Snapshot, Workload
 from spillway.core.plan import Decision
@@ -48,6 +49,7 @@ def write(
     after: float = 0,
     scaled: bool = False,
     rivals: tuple[str, ...] = (),
+    cost: PayerCost | None = None,
 ) -> StatusUpdate:
     return workload_status(
         decide(snapshot),
@@ -55,6 +57,7 @@ def write(
         stored=stored or {},
         scaled=scaled,
         now=NOW + timedelta(seconds=after),
+        cost=cost,
     )
 
 
@@ -68,6 +71,16 @@ def test_a_first_status_names_counts_selector_and_decision() -> None:
 
     counted = {name: status[name] for name in ("replicas", "desiredReplicas", "readyReplicas", "selector")}
     assert counted == {"replicas": 4, "desiredReplicas": 4, "readyReplicas": 4, "selector": "app=llm"}
+
+
+def test_a_cost_stands_in_the_status_and_changes_with_it_alone() -> None:
+    first = write(make_snapshot(), cost=PayerCost())
+
+    same = write(make_snapshot(), cost=PayerCost(), stored=first.status, after=15)
+    other = write(make_snapshot(), cost=PayerCost(unknown_gpus=3), stored=first.status, after=15)
+
+    assert first.status["hourlyCost"] == "0.00"
+    assert (same.changed, other.changed) == (False, True)
 
 
 def test_the_same_decision_writes_nothing_again() -> None:

@@ -10,13 +10,24 @@ from spillway.adapters.kube.projections import (
     deployment,
     horizontal_pod_autoscaler,
     namespace_info,
+    node,
     pod,
     replica_set,
+    requested_devices,
     requested_gpus,
     scaled_object,
     selector_text,
 )
-from spillway.core.model import Deployment, ForeignAutoscaler, ObjectKey, Pod, PodPhase, ReplicaSet
+from spillway.core.model import (
+    CapacityType,
+    Deployment,
+    ForeignAutoscaler,
+    Node,
+    ObjectKey,
+    Pod,
+    PodPhase,
+    ReplicaSet,
+)
 
 Raw = dict[str, Any]
 
@@ -50,7 +61,7 @@ def make_pod(
         "name": "chat-1",
         "uid": "pod-uid",
         "creationTimestamp": at(CREATED),
-        "ownerReferences": [{"kind": "ReplicaSet", "controller": True, "uid": "set-uid"}],
+        "ownerReferences": [{"kind": "ReplicaSet", "controller": True, "uid": "set-uid", "name": "chat-77f"}],
     }
     if deleted:
         meta |= {"deletionTimestamp": deleted, "deletionGracePeriodSeconds": 30}
@@ -221,23 +232,49 @@ def test_a_pod_is_kept_whole() -> None:
         node=None,
         cause="Unschedulable",
         message="0/3 nodes: no GPU left",
+        owner_name="chat-77f",
+        devices={"nvidia.com/gpu": 2},
     )
+
+
+def owned_by(*owners: Raw, **more: Any) -> Raw:  # noqa: ANN401 - fields of make_pod
+    raw = make_pod(READY, **more)
+    raw["metadata"]["ownerReferences"] = list(owners)
+    return raw
 
 
 @pytest.mark.case("workload-autoscalers D52")
 @pytest.mark.parametrize(
-    "owners",
+    ("owners", "payer"),
     [
-        pytest.param([], id="none"),
-        pytest.param([{"kind": "StatefulSet", "controller": True, "uid": "x"}], id="another kind"),
-        pytest.param([{"kind": "ReplicaSet", "uid": "x"}], id="no controller"),
+        pytest.param([], ("", ""), id="none"),
+        pytest.param(
+            [{"kind": "StatefulSet", "controller": True, "uid": "x", "name": "db"}], ("x", "db"), id="another kind"
+        ),
+        pytest.param([{"kind": "ReplicaSet", "uid": "x", "name": "chat-77f"}], ("", ""), id="no controller"),
+        pytest.param(
+            [{"kind": "Job", "controller": True, "uid": "x", "name": "nightly-29712960"}],
+            ("x", "nightly"),
+            id="a CronJob's Job pays under the CronJob's name",
+        ),
     ],
-)
-def test_a_pod_that_no_replica_set_controls_is_not_kept(owners: list[Raw]) -> None:
-    raw = make_pod(READY)
-    raw["metadata"]["ownerReferences"] = owners
+)  # fmt: skip
+def test_a_foreign_pod_is_kept_while_it_holds_gpus(owners: list[Raw], payer: tuple[str, str]) -> None:
+    found = pod(owned_by(*owners))
+
+    assert found is not None
+    assert ((found.owner_uid, found.owner_name), found.gpus) == (payer, 2)
+
+
+def test_a_foreign_pod_without_gpus_is_not_kept() -> None:
+    raw = owned_by()
+    raw["spec"]["containers"] = [{"resources": {"requests": {"cpu": "4"}}}]
 
     assert pod(raw) is None
+
+
+def test_a_foreign_pod_that_finished_is_not_kept() -> None:
+    assert pod(owned_by(phase="Succeeded")) is None
 
 
 def container(**gpus: int) -> Raw:
@@ -270,6 +307,74 @@ def container(**gpus: int) -> Raw:
 )  # fmt: skip
 def test_gpus_are_what_the_scheduler_sets_aside(init: list[Raw], main: list[Raw], expected: int) -> None:
     assert requested_gpus({"initContainers": init, "containers": main}) == expected
+
+
+@pytest.mark.case("metrics-and-cost E77")
+def test_each_device_is_set_aside_by_its_own_larger_phase() -> None:
+    wanted = requested_devices(
+        {"initContainers": [container(nvidia=1)], "containers": [container(mig=1, nvidia=0)]}
+    )
+
+    assert wanted == {"nvidia.com/gpu": 1, "nvidia.com/mig-1g.5gb": 1}
+
+
+def make_node(*conditions: Raw, labels: Raw | None = None, **spec: Any) -> Raw:  # noqa: ANN401
+    return {
+        "metadata": {"name": "n1", "labels": labels or {}},
+        "spec": spec,
+        "status": {
+            "conditions": list(conditions),
+            "allocatable": {"cpu": "96", "nvidia.com/gpu": "8", "example.com/fuse": "1k", "memory": "1Ti"},
+        },
+    }
+
+
+def test_a_node_is_kept_with_its_devices_labels_and_price() -> None:
+    raw = make_node(READY, labels={"pool": "a", "nvidia.com/gpu.product": "H100"}, unschedulable=True)
+    raw["metadata"]["annotations"] = {"spillway.dev/price-per-hour": "29.40"}
+
+    assert node(raw) == Node(
+        name="n1",
+        ready=True,
+        unschedulable=True,
+        labels={"pool": "a", "nvidia.com/gpu.product": "H100"},
+        devices={"nvidia.com/gpu": 8, "example.com/fuse": 1000},
+        gpu_model="H100",
+        price_annotation="29.40",
+    )
+
+
+@pytest.mark.parametrize(
+    "conditions",
+    [
+        pytest.param((), id="nothing said yet"),
+        pytest.param((condition("Ready", "False"),), id="not ready"),
+        pytest.param((condition("Ready", "Unknown"),), id="silent"),
+    ],
+)
+def test_a_node_is_ready_only_when_it_says_so(conditions: tuple[Raw, ...]) -> None:
+    assert node(make_node(*conditions)).ready is False
+
+
+@pytest.mark.case("metrics-and-cost E82")
+@pytest.mark.parametrize(
+    ("label", "value", "expected"),
+    [
+        ("karpenter.sh/capacity-type", "spot", CapacityType.SPOT),
+        ("karpenter.sh/capacity-type", "on-demand", CapacityType.ON_DEMAND),
+        ("karpenter.sh/capacity-type", "reserved", CapacityType.RESERVED),
+        ("eks.amazonaws.com/capacityType", "SPOT", CapacityType.SPOT),
+        ("eks.amazonaws.com/capacityType", "ON_DEMAND", CapacityType.ON_DEMAND),
+        ("cloud.google.com/gke-spot", "true", CapacityType.SPOT),
+        ("cloud.google.com/gke-provisioning", "standard", CapacityType.ON_DEMAND),
+        ("kubernetes.azure.com/scalesetpriority", "spot", CapacityType.SPOT),
+        ("example.com/lifecycle", "spot", CapacityType.UNKNOWN),
+    ],
+)
+def test_the_capacity_type_of_a_node_is_what_its_platform_labels_say(
+    label: str, value: str, expected: CapacityType
+) -> None:
+    assert node(make_node(READY, labels={label: value})).capacity_type is expected
 
 
 def make_deployment(**spec: Any) -> Raw:  # noqa: ANN401

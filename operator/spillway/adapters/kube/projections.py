@@ -4,12 +4,24 @@ Each function takes the object as the API server sent it, and raises KeyError, T
 stored object has is not there; the reflector leaves such an object out and says so.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any
 
-from spillway.core.model import Deployment, ForeignAutoscaler, ObjectKey, Pod, PodPhase, ReplicaSet
+from spillway.api.names import PRICE_ANNOTATION
+from spillway.core.model import (
+    CapacityType,
+    Deployment,
+    ForeignAutoscaler,
+    Node,
+    ObjectKey,
+    Pod,
+    PodPhase,
+    ReplicaSet,
+)
 
 Raw = Mapping[str, Any]
 
@@ -26,6 +38,32 @@ GPU_RESOURCES = frozenset({
     "habana.ai/gaudi",
 })  # fmt: skip
 MIG_PREFIX = "nvidia.com/mig-"
+
+# Quantities are stored in their shortest form: 1000 shares of a device come back as "1k".
+SUFFIXES = MappingProxyType({"k": 10**3, "M": 10**6, "G": 10**9})
+
+# What platforms write on their nodes, first match first. Where a platform labels spot alone, as AKS does, the rest stays unknown.
+CAPACITY_LABELS = (
+    ("karpenter.sh/capacity-type", "spot", CapacityType.SPOT),
+    ("karpenter.sh/capacity-type", "on-demand", CapacityType.ON_DEMAND),
+    ("karpenter.sh/capacity-type", "reserved", CapacityType.RESERVED),
+    ("eks.amazonaws.com/capacityType", "SPOT", CapacityType.SPOT),
+    ("eks.amazonaws.com/capacityType", "ON_DEMAND", CapacityType.ON_DEMAND),
+    ("cloud.google.com/gke-spot", "true", CapacityType.SPOT),
+    ("cloud.google.com/gke-provisioning", "spot", CapacityType.SPOT),
+    ("cloud.google.com/gke-provisioning", "standard", CapacityType.ON_DEMAND),
+    ("kubernetes.azure.com/scalesetpriority", "spot", CapacityType.SPOT),
+)
+MODEL_LABELS = (
+    "nvidia.com/gpu.product",
+    "karpenter.k8s.aws/instance-gpu-name",
+    "karpenter.azure.com/sku-gpu-name",
+    "eks.amazonaws.com/instance-gpu-name",
+    "cloud.google.com/gke-accelerator",
+)
+
+# A CronJob names each Job after itself and the minute; the name without it is what pays.
+CRON_SUFFIX = re.compile(r"-[0-9]{8,}$")
 
 BROKEN_WAITS = frozenset({
     "CrashLoopBackOff",
@@ -89,30 +127,50 @@ def deployment(raw: Raw) -> Deployment:
 def replica_set(raw: Raw) -> ReplicaSet:
     """Return the ReplicaSet; `owner_uid` is its Deployment, None for one that stands alone."""
     meta = raw["metadata"]
-    owner = _controller(meta, kind="Deployment")
+    owner = _controller(meta) or {}
     return ReplicaSet(
         key=_key(meta),
         uid=meta["uid"],
-        owner_uid=owner["uid"] if owner else None,
+        owner_uid=owner["uid"] if owner.get("kind") == "Deployment" else None,
         revision=_revision(meta),
     )
 
 
+def node(raw: Raw) -> Node:
+    """Return the node; one that has not yet said that it is Ready is not."""
+    meta, status = raw["metadata"], _part(raw, "status")
+    labels = dict(_part(meta, "labels"))
+    return Node(
+        name=meta["name"],
+        ready=_condition(status, "Ready").get("status") == "True",
+        unschedulable=bool(_part(raw, "spec").get("unschedulable")),
+        labels=labels,
+        devices=_devices(_part(status, "allocatable")),
+        capacity_type=_capacity_type(labels),
+        gpu_model=next((labels[key] for key in MODEL_LABELS if labels.get(key)), ""),
+        price_annotation=_part(meta, "annotations").get(PRICE_ANNOTATION),
+    )
+
+
 def pod(raw: Raw) -> Pod | None:
-    """Return the pod, or None for one that no ReplicaSet controls: it cannot belong to a Deployment."""
+    """Return the pod, or None for one that can neither belong to a Deployment nor hold a GPU, or holds none any more."""
     meta = raw["metadata"]
-    owner = _controller(meta, kind="ReplicaSet")
-    if owner is None:
-        return None
+    owner = _controller(meta) or {}
+    devices = requested_devices(raw["spec"])
+    is_replica = owner.get("kind") == "ReplicaSet"
     standing = _standing(raw)
+    if not is_replica and (not devices or standing.phase is PodPhase.FINISHED):
+        return None
     return Pod(
         key=_key(meta),
         uid=meta["uid"],
-        owner_uid=owner["uid"],
+        owner_uid=owner.get("uid", ""),
+        owner_name=_payer_name(owner),
+        devices=devices,
         phase=standing.phase,
         created_at=_time(meta["creationTimestamp"]),
         since=standing.since or _time(meta["creationTimestamp"]),
-        gpus=requested_gpus(raw["spec"]),
+        gpus=_gpus(devices),
         node=raw["spec"].get("nodeName") or None,
         cause=standing.cause,
         message=standing.message[:MESSAGE_LIMIT],
@@ -131,21 +189,37 @@ def scaled_object(raw: Raw) -> ForeignAutoscaler | None:
 
 
 def requested_gpus(pod_spec: Raw) -> int:
-    """Return how many GPUs (or slices) the scheduler sets aside for one pod of this spec.
+    """Return how many GPUs (or slices) the scheduler sets aside for one pod of this spec."""
+    return _gpus(requested_devices(pod_spec))
+
+
+def requested_devices(pod_spec: Raw) -> Mapping[str, int]:
+    """Return how much of each extended resource the scheduler sets aside for one pod of this spec.
 
     Init containers run one after another, before the others and beside the sidecars started until then, so the pod needs the
     larger of both phases. `init 2; main 4 + sidecar 1`: max(2, 5) = 5.
     """
-    sidecars = peak = 0
+    sidecars: dict[str, int] = {}
+    peak: dict[str, int] = {}
     for container in pod_spec.get("initContainers") or ():
-        gpus = _container_gpus(container)
+        wanted = _container_devices(container)
         if container.get("restartPolicy") == "Always":
-            sidecars += gpus
-            peak = max(peak, sidecars)
+            sidecars = _added(sidecars, wanted)
+            peak = _larger(peak, sidecars)
         else:
-            peak = max(peak, sidecars + gpus)
-    running = sum(_container_gpus(container) for container in pod_spec.get("containers") or ())
-    return max(peak, sidecars + running)
+            peak = _larger(peak, _added(sidecars, wanted))
+    running = sidecars
+    for container in pod_spec.get("containers") or ():
+        running = _added(running, _container_devices(container))
+    return _larger(peak, running)
+
+
+def _added(one: dict[str, int], other: Mapping[str, int]) -> dict[str, int]:
+    return {**one, **{name: one.get(name, 0) + amount for name, amount in other.items()}} if other else one
+
+
+def _larger(one: dict[str, int], other: Mapping[str, int]) -> dict[str, int]:
+    return {**one, **{name: max(one.get(name, 0), amount) for name, amount in other.items()}}
 
 
 def selector_text(selector: Raw) -> str:
@@ -273,11 +347,30 @@ def _replica_failure(status: Raw) -> str | None:
     return str(failure.get("message") or failure.get("reason") or "ReplicaFailure")[:MESSAGE_LIMIT]
 
 
-def _container_gpus(container: Raw) -> int:
+def _container_devices(container: Raw) -> Mapping[str, int]:
     # Extended resources need request = limit; a pod template may state only the limit.
     resources = _part(container, "resources")
-    amounts = {**_part(resources, "limits"), **_part(resources, "requests")}
-    return sum(int(amount) for name, amount in amounts.items() if _is_gpu(name))
+    return _devices({**_part(resources, "limits"), **_part(resources, "requests")})
+
+
+def _devices(amounts: Raw) -> Mapping[str, int]:
+    """Return the extended resources: those whose names carry somebody's domain."""
+    found = ((name, _whole(str(amount))) for name, amount in amounts.items() if "/" in name)
+    return {name: amount for name, amount in found if amount}
+
+
+def _whole(quantity: str) -> int:
+    number, suffix = (quantity[:-1], quantity[-1]) if quantity[-1:] in SUFFIXES else (quantity, "")
+    return int(number) * SUFFIXES.get(suffix, 1)
+
+
+def _gpus(devices: Mapping[str, int]) -> int:
+    return sum(amount for name, amount in devices.items() if _is_gpu(name))
+
+
+def _capacity_type(labels: Mapping[str, str]) -> CapacityType:
+    found = (kind for key, value, kind in CAPACITY_LABELS if labels.get(key) == value)
+    return next(found, CapacityType.UNKNOWN)
 
 
 def _is_gpu(name: str) -> bool:
@@ -294,9 +387,13 @@ def _since(condition: Raw) -> datetime | None:
     return _time(moment) if moment else None
 
 
-def _controller(meta: Raw, *, kind: str) -> Raw | None:
-    owners = meta.get("ownerReferences") or ()
-    return next((owner for owner in owners if owner.get("controller") and owner.get("kind") == kind), None)
+def _controller(meta: Raw) -> Raw | None:
+    return next((owner for owner in meta.get("ownerReferences") or () if owner.get("controller")), None)
+
+
+def _payer_name(owner: Raw) -> str:
+    name = str(owner.get("name", ""))
+    return CRON_SUFFIX.sub("", name) if owner.get("kind") == "Job" else name
 
 
 def _revision(meta: Raw) -> int:

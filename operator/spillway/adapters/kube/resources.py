@@ -39,6 +39,7 @@ class Resource:
 
 PODS = Resource(group="", version="v1", plural="pods", kind="Pod")
 NAMESPACES = Resource(group="", version="v1", plural="namespaces", kind="Namespace", namespaced=False)
+NODES = Resource(group="", version="v1", plural="nodes", kind="Node", namespaced=False)
 EVENTS = Resource(group="", version="v1", plural="events", kind="Event")
 DEPLOYMENTS = Resource(group="apps", version="v1", plural="deployments", kind="Deployment")
 REPLICA_SETS = Resource(group="apps", version="v1", plural="replicasets", kind="ReplicaSet")

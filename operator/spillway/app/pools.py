@@ -1,0 +1,120 @@
+"""What is known of a GpuNodePool as its status: nodes, GPUs, cost, and the first thing that a person should look at."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from decimal import Decimal
+
+from spillway.api import names
+from spillway.api import nodepools as api
+from spillway.api.conditions import ConditionType, NoConflictReason, ReadyReason
+from spillway.api.convert import ConvertedPool, Invalid
+from spillway.app.status import FALSE, TRUE, StatusUpdate, Stored, Verdict, merge_conditions
+from spillway.core.cost import PoolBill
+from spillway.core.model import NodePool
+from spillway.core.prices import PriceSource, money
+
+UNKNOWN_PRICE = "unknown"
+
+
+def pool_status(converted: ConvertedPool, bill: PoolBill, *, stored: Stored, now: datetime) -> StatusUpdate:
+    """Return the status of a pool. It follows its nodes and the pods on them, so nothing in it changes with time alone."""
+    pool = converted.pool
+    conflict = _conflict(bill.rivals)
+    conditions, turned = merge_conditions(
+        (_ready(pool, bill, conflict), conflict),
+        stored=stored,
+        generation=converted.generation,
+        now=now,
+        keeps_messages=False,
+    )
+    status = api.GpuNodePoolStatus(
+        observed_generation=converted.generation,
+        nodes=api.NodeCounts(
+            ready=bill.nodes.ready, not_ready=bill.nodes.not_ready, cordoned=bill.nodes.cordoned
+        ),
+        gpus_allocatable=bill.allocatable,
+        gpus_allocated=bill.allocated,
+        gpus_idle=bill.idle_gpus,
+        hourly_cost=hourly_cost(pool, bill),
+        currency=pool.currency,
+        price_source=price_source(pool, bill),
+    ).dump()
+    status["conditions"] = conditions
+    return StatusUpdate(status=status, changed=status != dict(stored), turned=turned)
+
+
+def invalid_pool_status(invalid: Invalid, *, stored: Stored, now: datetime) -> StatusUpdate:
+    """Return the status of a pool that breaks a rule: it has no nodes, so nothing is said of them."""
+    ready = Verdict(
+        type=ConditionType.READY, status=FALSE, reason=ReadyReason.INVALID, message=invalid.message
+    )
+    conditions, turned = merge_conditions((ready,), stored=stored, generation=invalid.generation, now=now)
+    status = {"observedGeneration": invalid.generation, "conditions": conditions}
+    return StatusUpdate(status=status, changed=status != dict(stored), turned=turned)
+
+
+def hourly_cost(pool: NodePool, bill: PoolBill) -> str | None:
+    """Return what all nodes cost an hour; None where one of them has no price."""
+    return None if bill.unpriced else money(bill.costs.get(pool.currency, Decimal(0)))
+
+
+def price_source(pool: NodePool, bill: PoolBill) -> str:
+    """Return where the prices came from, with node counts where there are several: `node annotation (1), pool price (2)`."""
+    counts = {source.value: bill.sources[source] for source in PriceSource if source in bill.sources}
+    if bill.unpriced:
+        counts[UNKNOWN_PRICE] = bill.unpriced
+    if not counts:
+        return PriceSource.POOL.value if pool.price is not None else UNKNOWN_PRICE
+    if len(counts) == 1:
+        return next(iter(counts))
+    return ", ".join(f"{source} ({count})" for source, count in counts.items())
+
+
+def _conflict(rivals: Mapping[str, int]) -> Verdict:
+    kind = ConditionType.CONFLICT
+    if not rivals:
+        message = "No other pool selects its nodes"
+        return Verdict(type=kind, status=FALSE, reason=NoConflictReason.NO_CONFLICT, message=message)
+    shared = ", ".join(f"{_count(count)} with pool {name}" for name, count in sorted(rivals.items()))
+    message = (
+        f"It shares {shared}; a node that two pools select belongs to neither. Narrow one spec.node.selector"
+    )
+    return Verdict(type=kind, status=TRUE, reason=NoConflictReason.POOL_CONFLICT, message=message)
+
+
+def _ready(pool: NodePool, bill: PoolBill, conflict: Verdict) -> Verdict:
+    reason, message = _first_trouble(pool, bill, conflict)
+    trouble = reason in (ReadyReason.CONFLICT, ReadyReason.PRICE_ANNOTATION_INVALID)
+    return Verdict(
+        type=ConditionType.READY, status=FALSE if trouble else TRUE, reason=reason, message=message
+    )
+
+
+def _first_trouble(pool: NodePool, bill: PoolBill, conflict: Verdict) -> tuple[ReadyReason, str]:
+    total = bill.nodes.total
+    if bill.rivals:
+        return ReadyReason.CONFLICT, conflict.message
+    if bill.bad_prices:
+        first, more = bill.bad_prices[0], len(bill.bad_prices) - 1
+        also = f"; {_count(more)} more like it" if more else ""
+        message = (
+            f"Ignored the annotation {names.PRICE_ANNOTATION} of node {first.node}: {first.message}{also}"
+        )
+        return ReadyReason.PRICE_ANNOTATION_INVALID, message
+    if not total:
+        labels = ",".join(f"{key}={value}" for key, value in sorted(pool.selector.items()))
+        return ReadyReason.NO_NODES, f"No node has the labels {labels}"
+    if bill.unpriced:
+        message = (
+            f"{bill.unpriced} of {_count(total)} have no price. Set spec.price.perNodeHour, "
+            f"or annotate the nodes with {names.PRICE_ANNOTATION}"
+        )
+        return ReadyReason.PRICE_UNKNOWN, message
+    if bill.allocated is None:
+        message = "Only the pods of watchNamespaces are seen, so which GPUs are free is unknown"
+        return ReadyReason.PODS_PARTLY_SEEN, message
+    return ReadyReason.OBSERVED, f"{_count(total)} observed and priced"
+
+
+def _count(nodes: int) -> str:
+    return f"{nodes} node" if nodes == 1 else f"{nodes} nodes"

@@ -1,0 +1,150 @@
+"""`spillway top`, as a person reads it."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from aiohttp import web
+from click.testing import CliRunner, Result
+from tests.cluster.processes import free_port
+
+from spillway.cli import tables
+from spillway.cli.main import main
+
+WORKLOAD = {
+    "namespace": "chat",
+    "name": "llm",
+    "mode": "ScaleUpOnly",
+    "current": 4,
+    "desired": 6,
+    "ready": 3,
+    "signal": "0.83/0.80 100% cov",
+    "state": "Fresh",
+    "reason": "UtilizationHigh",
+    "hourlyCost": "29.40 USD",
+    "priceSource": "pool price",
+}
+POOL = {
+    "name": "h100-spot",
+    "capacityType": "Spot",
+    "nodes": {"ready": 3, "not_ready": 1, "cordoned": 0},
+    "gpusAllocatable": 32,
+    "gpusAllocated": 12,
+    "hourlyCost": "117.60",
+    "idleHourlyCost": {"unallocated": "44.10", "not_ready": "29.40"},
+    "currency": "USD",
+    "priceSource": "pool price",
+}
+DOCUMENT: dict[str, Any] = {
+    "at": "2026-03-01T12:00:00Z",
+    "breakerOpen": False,
+    "workloads": [WORKLOAD],
+    "pools": [POOL],
+}
+
+
+def lines(**over: Any) -> list[str]:  # noqa: ANN401 -- any JSON
+    return tables.plain({**DOCUMENT, **over}).splitlines()
+
+
+def test_a_workload_is_one_line_from_count_to_cost() -> None:
+    head, row = lines()[:2]
+
+    assert head.split() == (["WORKLOAD", "MODE", "NOW", "WANT", "READY", "SIGNAL", "STATE", "REASON", "$/H"])
+    assert " ".join(row.split()) == (
+        "chat/llm UpOnly 4 6 3 0.83/0.80 100% Fresh UtilizationHigh 29.40 USD (pool)"
+    )
+
+
+def test_a_pool_is_one_line_from_nodes_to_idle_cost() -> None:
+    head, row = lines()[-2:]
+
+    assert head.split("  ")[0] == "POOL"
+    assert " ".join(row.split()) == ("h100-spot Spot 3, 1 not ready 12/32 117.60 USD 73.50 USD pool price")
+
+
+def test_what_is_unknown_is_not_shown_as_zero() -> None:
+    pool = {**POOL, "hourlyCost": None, "gpusAllocated": None, "idleHourlyCost": {}, "priceSource": "unknown"}
+
+    assert " ".join(lines(pools=[pool])[-1].split()) == (
+        "h100-spot Spot 3, 1 not ready ?/32 unknown unknown unknown"
+    )
+
+
+def test_idle_cost_is_unknown_where_not_every_pod_is_seen() -> None:
+    row = lines(pools=[{**POOL, "idleHourlyCost": {"unseen": "44.10"}}])[-1]
+
+    assert "117.60 USD" in row
+    assert " unknown " in row
+
+
+def test_long_names_and_costs_stay_within_100_columns() -> None:
+    workload = {
+        **WORKLOAD,
+        "namespace": "a-team-with-a-long-name",
+        "name": "llama-3-1-405b-instruct-fp8-production-eu-west",
+        "reason": "TargetRequestsNoGpu",
+        "signal": "0.83/0.80 100% cov",
+        "hourlyCost": "118.40 USD + unknown (20 of 54 GPUs)",
+        "priceSource": "node annotation, pool price",
+    }
+    pool = {**POOL, "name": "a-pool-with-a-name-of-sixty-three-characters-" + "x" * 18}
+
+    assert max(len(line) for line in lines(workloads=[workload], pools=[pool])) <= 100
+
+
+def test_an_empty_cluster_says_what_to_make() -> None:
+    printed = lines(workloads=[], pools=[])
+
+    assert printed[0].startswith("No GpuWorkloads. Make one:")
+    assert printed[-1].startswith("No GpuNodePools, so costs are unknown. Make one:")
+
+
+def test_an_open_breaker_stands_above_the_tables() -> None:
+    assert "nothing shrinks anywhere" in lines(breakerOpen=True)[0]
+
+
+# From a running operator
+
+
+@pytest.fixture
+async def operator() -> AsyncIterator[str]:
+    """A page like the operator's own; the operator itself is asked in tests/cluster."""
+
+    async def answer(_request: web.Request) -> web.Response:
+        return web.Response(text=json.dumps(DOCUMENT), content_type="application/json")
+
+    app = web.Application()
+    app.add_routes([web.get("/top", answer)])
+    runner = web.AppRunner(app)
+    await runner.setup()
+    port = free_port()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    yield f"http://127.0.0.1:{port}"
+    await runner.cleanup()
+
+
+async def run(*args: str) -> Result:
+    """Run the command beside the event loop that serves the page."""
+    return await asyncio.to_thread(CliRunner().invoke, main, ["top", *args])
+
+
+async def test_off_a_terminal_it_prints_once_and_ends(operator: str) -> None:
+    answer = await run("--operator-url", operator)
+
+    assert (answer.exit_code, answer.output.splitlines()[1].split()[0]) == (0, "chat/llm")
+
+
+async def test_a_namespace_leaves_out_the_others(operator: str) -> None:
+    answer = await run("--operator-url", operator, "-n", "search")
+
+    assert answer.output.startswith("No GpuWorkloads.")
+
+
+async def test_an_operator_that_does_not_answer_is_an_error_with_the_next_step() -> None:
+    answer = await run("--operator-url", f"http://127.0.0.1:{free_port()}")
+
+    assert answer.exit_code == 1
+    assert "Check --operator-url" in answer.output
