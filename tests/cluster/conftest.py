@@ -25,19 +25,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.cluster)
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Build what is missing before the first test starts: minutes of building are no test's time."""
-    wanted = any("built" in getattr(item, "fixturenames", ()) for item in session.items)
-    if not wanted or session.config.option.collectonly:
-        return
-    capture = session.config.pluginmanager.getplugin("capturemanager")
-    try:
-        with capture.global_and_fixture_disabled():
-            binaries.ensure()
-    except binaries.CannotBuild as exc:
-        pytest.exit(str(exc), returncode=1)
-
-
 @pytest.fixture(scope="session")
 def built() -> binaries.Binaries:
     return binaries.ensure()
