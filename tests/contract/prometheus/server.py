@@ -37,6 +37,15 @@ class Conversation:
         self._over = over
         self.request = request
 
+    @property
+    def port(self) -> int:
+        """The client's end of the connection."""
+        return int(self._handler.client_address[1])
+
+    def keep_alive(self) -> None:
+        """Go on listening on this connection, whatever the client asked for."""
+        self._handler.close_connection = False
+
     def json(self, document: object, *, status: int = 200, compressed: bool = False) -> None:
         """Answer with a document, as Prometheus does."""
         body = json.dumps(document).encode()

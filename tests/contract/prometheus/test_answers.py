@@ -375,3 +375,18 @@ async def test_an_unreadable_ca_file_is_named(open_source: Open, tmp_path: Path)
     assert answer.reason is SignalReason.PROMETHEUS_UNREACHABLE
     assert "missing.pem" in answer.message
     assert "prometheus.caFile" in answer.message
+
+
+async def test_no_connection_is_used_twice(server: ScriptedServer, source: ActivitySource) -> None:
+    ports: list[int] = []
+
+    def answer(conversation: Conversation) -> None:
+        ports.append(conversation.port)
+        conversation.json(vector())
+        conversation.keep_alive()
+
+    server.reply = answer
+    await source.collect()
+    await source.collect()
+
+    assert len(set(ports)) == 2

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
+from typing import Protocol
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -80,6 +81,13 @@ def under(deadline: Deadline) -> Iterator[None]:
         deadline.release()
 
 
+class Closes(Protocol):
+    """A connection of urllib3's, plain or TLS."""
+
+    def close(self) -> None:
+        """End it."""
+
+
 class _WatchedConnection(HTTPConnection):
     def _new_conn(self) -> socket.socket:
         connected = super()._new_conn()
@@ -97,9 +105,27 @@ class _WatchedTlsConnection(HTTPSConnection):
 class _WatchedPool(HTTPConnectionPool):
     ConnectionCls = _WatchedConnection
 
+    def _put_conn(self, conn: Closes | None) -> None:
+        _end(conn)
+        super()._put_conn(None)
+
 
 class _WatchedTlsPool(HTTPSConnectionPool):
     ConnectionCls = _WatchedTlsConnection
+
+    def _put_conn(self, conn: Closes | None) -> None:
+        _end(conn)
+        super()._put_conn(None)
+
+
+def _end(conn: Closes | None) -> None:
+    """Close a connection that comes back to its pool, and put none in its place.
+
+    The header asks the server to close it, but a server that does not say so itself leaves it to us: used again, it would
+    belong to no exchange's deadline, and may be closed under the next query.
+    """
+    if conn is not None:
+        conn.close()
 
 
 class _WatchedAdapter(HTTPAdapter):
