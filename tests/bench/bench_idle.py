@@ -18,6 +18,7 @@ from datetime import datetime
 
 from tests.bench import figures
 from tests.bench.bed import Bed, RunningOperator, Series, laid_out, page_samples, run, running_operator
+from tests.cluster.client import JsonObject
 from tests.cluster.processes import wait_until
 
 NAME = "bench_idle"
@@ -58,7 +59,7 @@ def _wait_calm(bed: Bed, operator: RunningOperator) -> None:
         written = [
             datetime.fromisoformat(event["stageTimestamp"]).timestamp()
             for event in bed.cluster.audit_events(user=operator.account)
-            if _is_write(event["verb"], event["objectRef"]["resource"])
+            if _is_write(*_asked(event))
         ]
         return time.time() - max(written) >= CALM_SECONDS
 
@@ -77,14 +78,13 @@ def _count(
 
 
 def _audited(bed: Bed, operator: RunningOperator, *, since: int) -> Counter[Asked]:
-    return Counter(
-        (event["verb"], _resource(event["objectRef"]))
-        for event in bed.cluster.audit_events(user=operator.account, since=since)
-    )
+    return Counter(_asked(event) for event in bed.cluster.audit_events(user=operator.account, since=since))
 
 
-def _resource(target: Mapping[str, str]) -> str:
-    return "/".join(filter(None, (target["resource"], target.get("subresource"))))
+def _asked(event: JsonObject) -> Asked:
+    """Return verb and resource, with the subresource; a path outside the API (`/version`) is its own resource."""
+    target = event.get("objectRef", {"resource": event["requestURI"]})
+    return event["verb"], "/".join(filter(None, (target["resource"], target.get("subresource"))))
 
 
 def _counted(*, before: Mapping[Series, float], after: Mapping[Series, float]) -> Counter[Asked]:
