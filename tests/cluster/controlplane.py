@@ -298,8 +298,12 @@ class ControlPlane:
         Leases of the control plane itself are left out by the audit policy.
         """
         with self.audit_log.open("rb") as log:
-            log.seek(since)
-            lines = log.read().splitlines(keepends=True)
+            log.seek(max(0, since - 1))
+            written = log.read()
+        if since:
+            # The mark may have been set while the server was half-way through a line; that line began before it.
+            written = written[written.find(b"\n") + 1 :]
+        lines = written.splitlines(keepends=True)
         events = [json.loads(line) for line in lines if line.endswith(b"\n")]
         return [
             event
