@@ -4,15 +4,12 @@ It watches nothing, since one refused watch would end the whole process (docs/de
 wake the loop. No handler of these puts a finalizer or an annotation on anybody's object.
 """
 
-import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import kopf
 
 from spillway.app.wiring import Operator
-
-log = logging.getLogger(__name__)
 
 
 def build_registry(

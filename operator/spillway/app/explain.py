@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import datetime
 from enum import StrEnum
 from typing import Any, TypeVar
 
+from spillway.adapters.kube.clock import seconds_time
 from spillway.app.loop import LastPass
 from spillway.app.pools import hourly_cost, price_source
 from spillway.app.status import signal_text
@@ -30,7 +30,7 @@ def explain(last: LastPass, key: ObjectKey) -> Document | None:
         if invalid.key == key:
             return {
                 "workload": str(key),
-                "at": _time(last.at),
+                "at": seconds_time(last.at),
                 "problems": [p.message for p in invalid.problems],
             }
     return None
@@ -39,7 +39,7 @@ def explain(last: LastPass, key: ObjectKey) -> Document | None:
 def top(last: LastPass) -> Document:
     """Return one row per workload and one per pool, for two tables."""
     return {
-        "at": _time(last.at),
+        "at": seconds_time(last.at),
         "breakerOpen": last.plan.breaker.is_open,
         "workloads": [
             _row(decision, last.bill.of_workload(decision.key)) for decision in last.plan.decisions.values()
@@ -94,7 +94,7 @@ def _decision(decision: Decision, last: LastPass) -> Document:
     return {
         "workload": str(decision.key),
         "target": f"Deployment/{converted.workload.target}",
-        "at": _time(last.at),
+        "at": seconds_time(last.at),
         "mode": decision.mode.value,
         "askedMode": converted.workload.asked_mode.value,
         "current": decision.current,
@@ -151,7 +151,7 @@ def _confirming(decision: Decision, last: LastPass) -> Document | None:
     pending = next((found for found in last.pending.values() if found.act.workload == decision.key), None)
     if pending is None:
         return None
-    return {"to": pending.act.to, "until": _time(pending.since + last.hold)}
+    return {"to": pending.act.to, "until": seconds_time(pending.since + last.hold)}
 
 
 def _limit(limit: Limit) -> Document:
@@ -160,13 +160,9 @@ def _limit(limit: Limit) -> Document:
         "before": limit.before,
         "after": limit.after,
         "message": limit.message,
-        "until": _time(limit.until) if limit.until is not None else None,
+        "until": seconds_time(limit.until) if limit.until is not None else None,
     }
 
 
 def _finding(found: Finding[Reason] | None) -> Document | None:
     return None if found is None else {"reason": found.reason.value, "message": found.message}
-
-
-def _time(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

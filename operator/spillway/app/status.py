@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
+from spillway.adapters.kube.clock import seconds_time
 from spillway.api import v1alpha1 as api
 from spillway.api.conditions import (
     CapacityAvailableReason,
@@ -22,7 +23,7 @@ from spillway.api.conditions import (
 from spillway.api.convert import Converted, Invalid
 from spillway.core.cost import PayerCost
 from spillway.core.plan import Cause, Decision, InactiveReason
-from spillway.core.signal import SignalReason, SignalState
+from spillway.core.signal import BLIND_STATES, SignalReason
 
 Stored = Mapping[str, Any]
 
@@ -31,7 +32,6 @@ QUIET = timedelta(seconds=60)  # holds that differ only in their limiter are rec
 # Somebody's instruction: whoever gave it, or took it back, looks for it in the columns at once.
 INSTRUCTIONS = frozenset({Cause.PINNED.value, *(reason.value for reason in InactiveReason)})
 
-BLIND_STATES = frozenset({SignalState.UNKNOWN, SignalState.LOW, SignalState.DEGRADED})
 UNDECIDED = frozenset(
     {
         InactiveReason.TARGET_NOT_FOUND,
@@ -103,7 +103,7 @@ def workload_status(
         kept = last if stored.get("state") == last["state"] else {"reason"}
         last |= {name: stored[name] for name in kept if name in stored}
     if scaled:
-        status["lastScaleTime"] = _time(now)
+        status["lastScaleTime"] = seconds_time(now)
     elif "lastScaleTime" in stored:
         status["lastScaleTime"] = stored["lastScaleTime"]
     status |= last | {"decisions": decisions, "conditions": conditions}
@@ -328,7 +328,7 @@ def merge_conditions(
             "reason": verdict.reason.value,
             "message": old["message"] if is_kept and keeps_messages else verdict.message[:1024],
             "observedGeneration": generation,
-            "lastTransitionTime": since or _time(now),
+            "lastTransitionTime": since or seconds_time(now),
         }
     return list(merged.values()), turned
 
@@ -343,10 +343,6 @@ def _stands(verdict: Verdict, old: Stored | None) -> bool:
 def _list(stored: Stored, name: str) -> Sequence[Stored]:
     found = stored.get(name)
     return list(found) if isinstance(found, list | tuple) else []
-
-
-def _time(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _parse(text: object) -> datetime:

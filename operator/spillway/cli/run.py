@@ -1,7 +1,6 @@
 """`spillway run`: the operator itself."""
 
 import asyncio
-import logging
 from pathlib import Path
 
 import click
@@ -13,8 +12,6 @@ from spillway.app.logs import configure_logging
 from spillway.app.settings import Settings, SettingsError, load_settings
 from spillway.app.wiring import build
 from spillway.handlers import build_registry
-
-log = logging.getLogger(__name__)
 
 
 @click.command()

@@ -34,7 +34,7 @@ from spillway.core.plan import (
     SignalView,
 )
 from spillway.core.replicas import Replicas, capacity_finding, classify, is_rolling_out, pods_by_deployment
-from spillway.core.signal import Assessment, SignalReason, SignalState, assess
+from spillway.core.signal import BLIND_STATES, Assessment, SignalReason, SignalState, assess
 
 INELASTIC_SHARE = 0.95  # an up that leaves the signal within 5 % changed nothing
 INELASTIC_UPS = 2
@@ -247,7 +247,7 @@ def _proposal(view: _View) -> Proposal:
         return Proposal(replicas=pin, cause=Cause.PINNED, message=f"spec.replicas pins the count at {pin}")
     if current == 0:
         return Proposal(replicas=0, cause=Cause.NOT_DECIDED, message="The target stands at 0 replicas")
-    blind = view.assessment.state in stabilize.BLIND
+    blind = view.assessment.state in BLIND_STATES
     kept = without_pending(view.replicas, pending=view.replicas.waiting_long, current=current)
     if kept < current and not blind:
         message = f"{view.replicas.waiting_long} pods found no node for too long; releasing their claim"
@@ -360,7 +360,7 @@ def _limited(decision: Decision, limit: Limit | None) -> Decision:
 def _note_up(memory: WorkloadMemory, view: _View, decision: Decision) -> WorkloadMemory:
     """Keep the elasticity guard's books. What it learns now counts from the next pass, so more load never yields less."""
     value, guard = view.assessment.value_up, memory.elasticity
-    if value is None or view.assessment.state in stabilize.BLIND:
+    if value is None or view.assessment.state in BLIND_STATES:
         return memory
     if value <= view.workload.gpu_activity.high:
         return memory if guard == Elasticity() else replace(memory, elasticity=Elasticity())

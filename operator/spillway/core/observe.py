@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from spillway.core.memory import Blindness, DownWindow, Streaks, WorkloadMemory, ZeroWatch
 from spillway.core.model import Deployment, Operation, OperationState, Snapshot, Workload
-from spillway.core.signal import Assessment, Collected, SignalReason, SignalState
+from spillway.core.signal import BLIND_STATES, Assessment, Collected, SignalReason, SignalState
 
 EPSILON = 1e-9  # float noise: 8.000000001 replicas are 8
 N_MINUS_ONE_SHARE = 0.9  # what remains must stay below 0.9 × high (workload-autoscalers C.4)
@@ -14,7 +14,6 @@ PEGGED = 0.95  # from here on a utilization says "full", not how much more is wa
 STEP_PERIOD = timedelta(seconds=60)
 COUNTED_SHARE = 0.8  # collections jitter; one that comes 12 s after the last still counts at 15 s
 RECOVERY_COLLECTIONS = 2
-BLIND_STATES = frozenset({SignalState.UNKNOWN, SignalState.LOW})
 # Nothing was lost: the first query still runs, or all pods have just started.
 NOT_YET = frozenset({SignalReason.NOT_COLLECTED, SignalReason.NO_SETTLED_PODS})
 SURE_STATES = frozenset({SignalState.FRESH, SignalState.PARTIAL})

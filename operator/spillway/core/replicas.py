@@ -15,8 +15,7 @@ BROKEN_IN_A_ROW = 2
 class Replicas:
     """The live pods of one target. Finished pods are left out; terminating ones are neither supply nor demand.
 
-    `broken_current` counts broken pods of the newest revision; `revision_broken` says that this revision does not come up,
-    so growing it would only make more broken pods. `waiting_long` are unschedulable for longer than the timeout.
+    `revision_broken` says that the newest revision does not come up, so growing it would only make more broken pods. `waiting_long` are unschedulable for longer than the timeout.
     `sharing` counts ready pods by how much of the settle time they have served: by that many the measured mean was shared.
     """
 

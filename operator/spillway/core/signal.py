@@ -41,6 +41,10 @@ class SignalState(StrEnum):
     ZERO = "Zero"
 
 
+BLIND_STATES = frozenset({SignalState.UNKNOWN, SignalState.LOW, SignalState.DEGRADED})
+"""The states in which nothing may be read from the samples, neither up nor down."""
+
+
 class Liveness(StrEnum):
     """Whether a device's counters prove that its exporter still measures: energy rose, stood still, or is not exported."""
 

@@ -14,13 +14,12 @@ from spillway.core.model import Deployment, Mode, Workload
 from spillway.core.observe import STEP_PERIOD
 from spillway.core.plan import Cause, Limit, LimitReason
 from spillway.core.replicas import Replicas
-from spillway.core.signal import Assessment, SignalState
+from spillway.core.signal import BLIND_STATES, Assessment, SignalState
 
 UP_COLLECTIONS = 2
 JITTER = timedelta(
     seconds=1
 )  # collections come some ms early or late; a window must not wait a whole one for that
-BLIND = frozenset({SignalState.UNKNOWN, SignalState.LOW, SignalState.DEGRADED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +85,7 @@ def limit_by_metrics(s: Situation, count: int) -> Limit | None:
         return None
     going_down = count < s.current
     state = s.assessment.state
-    if state in BLIND or (going_down and state is SignalState.SUSPECT):
+    if state in BLIND_STATES or (going_down and state is SignalState.SUSPECT):
         return _hold(s, count, LimitReason.METRICS_HOLD, s.assessment.message)
     return None
 
