@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from spillway.core.model import Refusal
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Streaks:
@@ -75,6 +77,27 @@ class Exhausted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SplitMemory:
+    """How a bursting workload was last laid out: a latch, since two Deployments that overlap cannot tell their count.
+
+    `count` is the number of replicas wanted by the signals, before any overlap; `before` what it was before the last change, for
+    a write that was refused. `source` is what the source's `spec.replicas` was when last seen: another value that no act of
+    ours explains is somebody's hand. `fallback` of them stand in for spot, last raised at `fallback_since` because of
+    `fallback_cause`, last lowered at `returned_at`. `template_since` is when the twin was first seen behind its source.
+    """
+
+    count: int
+    before: int
+    source: int
+    baseline: int
+    fallback: int = 0
+    fallback_since: datetime | None = None
+    fallback_cause: str = ""
+    returned_at: datetime | None = None
+    template_since: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkloadMemory:
     """Everything remembered of one workload; keyed by its uid, so a re-created one starts anew.
 
@@ -96,6 +119,48 @@ class WorkloadMemory:
     zero: ZeroWatch = field(default_factory=ZeroWatch)
     elasticity: Elasticity = field(default_factory=Elasticity)
     exhausted: Exhausted | None = None
+    split: SplitMemory | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolMemory:
+    """What is remembered of a pool, keyed by its uid.
+
+    `refused_at` is the first of `refused_in_a_row` refusals since a node was last granted, and `last_refusal` the time of the
+    newest one counted; after they are confirmed the pool is closed until `closed_until`, then asked for one node; `steps`
+    counts how often that failed and doubles the wait. `interruptions` are the times of late, `breaker_until` the end of what
+    they caused. `granted` is the highest number of machines seen since the last refusal. `allocatable` is what a fresh node
+    was seen to offer. `unplaceable` holds (template hash, owner) of pods that the scheduler refused where they were packed.
+    """
+
+    refused_at: datetime | None = None
+    refused_in_a_row: int = 0
+    last_refusal: datetime | None = None
+    closed_until: datetime | None = None
+    steps: int = 0
+    granted: int = 0
+    interruptions: tuple[datetime, ...] = ()
+    breaker_until: datetime | None = None
+    allocatable: Mapping[str, int] = field(default_factory=dict)
+    unplaceable: frozenset[tuple[str, str]] = frozenset()
+    refusals: tuple[Refusal, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeMemory:
+    """What is remembered of a node, keyed by its uid.
+
+    `boot_id` tells a machine that came back from the one before. `doomed_since` is when its notice was first seen, `idle_since`
+    when it was first seen empty, `blocked_until` when a drain that was blocked by `blocked_by` may be tried again.
+    `gone_since` is when its instance was first missing at the provider.
+    """
+
+    boot_id: str = ""
+    doomed_since: datetime | None = None
+    idle_since: datetime | None = None
+    blocked_until: datetime | None = None
+    blocked_by: str = ""
+    gone_since: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,3 +177,5 @@ class Memory:
 
     workloads: Mapping[str, WorkloadMemory] = field(default_factory=dict)
     breaker: BreakerMemory = field(default_factory=BreakerMemory)
+    pools: Mapping[str, PoolMemory] = field(default_factory=dict)
+    nodes: Mapping[str, NodeMemory] = field(default_factory=dict)

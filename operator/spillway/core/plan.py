@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Generic, TypeVar
 
 from spillway.core.memory import Memory
-from spillway.core.model import Act, Mode, ObjectKey
+from spillway.core.model import Act, Mode, ObjectKey, Refusal
 from spillway.core.signal import SignalReason, SignalState
 
 
@@ -35,6 +35,7 @@ class LimitReason(StrEnum):
     MAX_REPLICAS = "MaxReplicas"
     GPU_LIMIT_WORKLOAD = "GpuLimitWorkload"
     GPU_LIMIT_NAMESPACE = "GpuLimitNamespace"
+    GPU_MODEL_FORBIDDEN = "GpuModelForbidden"
     SCALE_UP_ONLY = "ScaleUpOnly"
 
 
@@ -84,6 +85,82 @@ class CapacityReason(StrEnum):
     REVISION_BROKEN = "RevisionBroken"
     PODS_BROKEN = "PodsBroken"
     EXHAUSTED = "CapacityExhausted"
+    PACKING_REFUSED = "PackingRefused"
+
+
+class BurstReason(StrEnum):
+    """Whether replicas above the baseline run on spot, and if not, why not. The first two mean that the burst works."""
+
+    BURSTING = "Bursting"
+    POOLS_CHANGED = "PoolsChanged"
+    NO_BURST_NEEDED = "NoBurstNeeded"
+    BURST_NEVER = "BurstNever"
+    SPOT_FORBIDDEN = "SpotForbidden"
+    NO_SPOT_POOL = "NoSpotPool"
+    TEMPLATE_CANNOT_BURST = "TemplateCannotBurst"
+    TWIN_NAME_TAKEN = "TwinNameTaken"
+    TWIN_REFUSED = "TwinRefused"
+    PODS_NOT_CREATED = "PodsNotCreated"
+    MODE_FORBIDS = "ModeForbids"
+
+
+class FallbackReason(StrEnum):
+    """Why on-demand replicas stand in for spot, or do not."""
+
+    NOT_NEEDED = "NotNeeded"
+    SPOT_REFUSED = "SpotRefused"
+    POOL_MAX = "PoolMax"
+    BREAKER_OPEN = "BreakerOpen"
+    PACKING_REFUSED = "PackingRefused"
+    PROVISION_TIMEOUT = "ProvisionTimeout"
+    BOOT_DEADLINE = "BootDeadline"
+    INTERRUPTED = "Interrupted"
+    RETURNING = "Returning"
+    WAITING = "Waiting"
+    BURST_BROKEN = "BurstBroken"
+
+
+class IsolationReason(StrEnum):
+    """Whether baseline replicas are kept off spot nodes."""
+
+    ISOLATED = "Isolated"
+    NO_SPOT_POOL = "NoSpotPool"
+    SPOT_POOL_UNTAINTED = "SpotPoolUntainted"
+    BASELINE_TOLERATES_SPOT = "BaselineToleratesSpot"
+    BASELINE_ON_SPOT = "BaselineOnSpot"
+
+
+class PoolReason(StrEnum):
+    """What happens with a pool, in a word."""
+
+    STEADY = "Steady"
+    GROWING = "Growing"
+    SHRINKING = "Shrinking"
+    BOOTING = "Booting"
+    AT_MAX = "AtMax"
+    AT_MIN = "AtMin"
+    REFUSED = "Refused"
+    PROBING = "Probing"
+    BREAKER_OPEN = "BreakerOpen"
+    PROVIDER_UNAVAILABLE = "ProviderUnavailable"
+    DRAIN_BLOCKED = "DrainBlocked"
+    OBSERVED = "Observed"
+    EXTERNAL = "External"
+    PODS_PARTLY_SEEN = "PodsPartlySeen"
+    SHARED_NODES = "SharedNodes"
+
+
+class CloseReason(StrEnum):
+    """Why a pool takes no more nodes for now."""
+
+    EXTERNAL = "External"
+    OBSERVED = "Observed"
+    PODS_PARTLY_SEEN = "PodsPartlySeen"
+    SHARED_NODES = "SharedNodes"
+    PROVIDER_UNAVAILABLE = "ProviderUnavailable"
+    REFUSED = "Refused"
+    BREAKER_OPEN = "BreakerOpen"
+    AT_MAX = "AtMax"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,11 +215,49 @@ class SignalView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SplitView:
+    """How a workload's count is laid out on demand and on spot.
+
+    `baseline` and `burst` are what the Deployment and its twin are to be set to, `fallback` the part of `baseline` that
+    stands in for spot. The `…_now` figures are what they are set to, `good_…` their replicas that serve on nodes that stay.
+    `booting`, `refused`, `doomed` and `broken` sort the burst replicas that do not.
+    """
+
+    baseline: int
+    burst: int
+    fallback: int
+    baseline_now: int
+    burst_now: int
+    good_baseline: int = 0
+    good_burst: int = 0
+    booting: int = 0
+    refused: int = 0
+    doomed: int = 0
+    broken: int = 0
+    fallback_since: datetime | None = None
+    twin: str = ""
+    pools: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CapacityView:
+    """What a workload's capacity settings came to, one finding for each condition; `is_true` says its status."""
+
+    split: SplitView | None
+    burst: Finding[BurstReason]
+    fallback: Finding[FallbackReason]
+    isolation: Finding[IsolationReason]
+    bursts: bool = False
+    falls_back: bool = False
+    is_isolated: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
     """Why one workload stands at its count.
 
-    `current` is the target's `spec.replicas`; `proposal` what cause alone would give; `desired` what is left after every
-    limit. `inactive` says why `desired` is not written; then it shows what would have been done.
+    `current` is the count that stands: the target's `spec.replicas`, and with a burst both Deployments less what overlaps;
+    `proposal` is what cause alone would give; `desired` what is left after every limit. `inactive` says why `desired` is not written; then it shows what would have been done.
     """
 
     key: ObjectKey
@@ -163,6 +278,7 @@ class Decision:
     selector: str = ""
     gpus_per_pod: int = 0
     in_flight: bool = False
+    placement: CapacityView | None = None
 
     @property
     def reason(self) -> str:
@@ -194,6 +310,33 @@ class BreakerView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PoolDecision:
+    """What is to become of one pool.
+
+    `size` counts machines that exist or boot, `desired` what the provider was last asked for (None: unknown), `target` what
+    is wanted now; without a right to size it, `target` says what would be wanted. `closed` says why it takes no more nodes,
+    until `closed_until` where that is known. `draining` and `doomed` name nodes. `refusals` are the last three.
+    """
+
+    name: str
+    mode: Mode
+    size: int
+    desired: int | None
+    target: int
+    reason: PoolReason
+    message: str
+    closed: Finding[CloseReason] | None = None
+    closed_until: datetime | None = None
+    booting: int = 0
+    draining: tuple[str, ...] = ()
+    doomed: tuple[str, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+    interruptions: int = 0
+    breaker_until: datetime | None = None
+    packing_refused: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """The outcome of a pass. `wake_at` is when time alone could change it; None when only news can."""
 
@@ -201,4 +344,5 @@ class Plan:
     acts: tuple[Act, ...]
     memory: Memory
     breaker: BreakerView
+    pools: Mapping[str, PoolDecision] = field(default_factory=dict)
     wake_at: datetime | None = None
