@@ -7,7 +7,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from spillway.core.model import Act, SetReplicas
+from spillway.core.model import (
+    Act,
+    ApplyTwin,
+    CancelUnfulfilled,
+    ClearDeletionCost,
+    EvictDoomed,
+    GrowPool,
+    HeldAct,
+    SetReplicas,
+    UncordonNode,
+)
 
 CONFIRM_COLLECTIONS = 2  # newer collections that must propose it again
 
@@ -16,11 +26,11 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pending:
-    """A reduction on hold: since when, since which collection, and the highest count any pass proposed."""
+    """A destructive act on hold: since when, since which collection, and the mildest form any pass proposed."""
 
     since: datetime
     collection: int
-    act: SetReplicas
+    act: HeldAct
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,28 +45,39 @@ class Confirmed:
 def confirm(
     acts: Iterable[Act], pending: Mapping[Key, Pending], *, now: datetime, collection: int, hold: timedelta
 ) -> Confirmed:
-    """Let growth through and hold reductions for *hold* and two newer collections.
+    """Let growth through and hold what takes away for *hold* and two newer collections.
 
-    `collection` is the serial of the snapshot's collection. A pass that does not propose a pending reduction again clears it.
+    `collection` is the serial of the snapshot's collection. A pass that does not propose a pending act again clears it.
     A held reduction runs at the highest count proposed in the meantime. `pending` is memory: empty after a restart.
     """
     go: list[Act] = []
     held: dict[Key, Pending] = {}
     for act in acts:
-        if act.is_growth:
+        if act.is_growth or isinstance(act, _AT_ONCE):
             go.append(act)
             continue
-        key = ("lower-replicas", act.target_uid)
-        found = pending.get(key)
-        # A count that moved underneath is another situation: the hold starts again.
-        if found is None or found.act.before != act.before:
-            found = Pending(since=now, collection=collection, act=act)
-        found = replace(found, act=replace(act, to=max(act.to, found.act.to)))
+        found = _again(act, pending.get(act.confirm_key)) or Pending(
+            since=now, collection=collection, act=act
+        )
         if now - found.since >= hold and collection - found.collection >= CONFIRM_COLLECTIONS:
             go.append(found.act)
         else:
-            held[key] = found
+            held[act.confirm_key] = found
     times = [found.since + hold for found in held.values()]
     return Confirmed(
         acts=tuple(go), pending=held, wake_at=min((at for at in times if at > now), default=None)
     )
+
+
+_AT_ONCE = (ApplyTwin, CancelUnfulfilled, ClearDeletionCost, EvictDoomed, GrowPool, UncordonNode)
+
+
+def _again(act: HeldAct, found: Pending | None) -> Pending | None:
+    """Return the hold that *act* goes on with; None where it is another situation and the hold starts again."""
+    if found is None:
+        return None
+    if not isinstance(act, SetReplicas) or not isinstance(found.act, SetReplicas):
+        return replace(found, act=act)
+    if found.act.before != act.before:  # the count moved underneath
+        return None
+    return replace(found, act=act if act.to >= found.act.to else replace(act, to=found.act.to, victims=()))

@@ -514,6 +514,26 @@ class PoolState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StoredSplit:
+    """The latches of a burst as a GpuWorkload's status holds them; read where memory has none, after a restart."""
+
+    count: int
+    baseline: int
+    fallback: int = 0
+    fallback_since: datetime | None = None
+    fallback_cause: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredPool:
+    """The latches of a pool as its status holds them; read where memory has none, after a restart."""
+
+    breaker_until: datetime | None = None
+    closed_until: datetime | None = None
+    steps: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FleetTimers:
     """Timers about nodes that belong to no pool; from the settings.
 
@@ -550,6 +570,7 @@ class Snapshot:
     sample that still counts; `pending_timeout` is how long a pod may find no node before its claim is released.
     `sees_all_pods` is False where only some namespaces are watched: then a GPU that looks free may be held by a pod unseen,
     and no pool is sized. `pool_states` holds by pool name what each provider last said; a pool without one is unknown.
+    `stored_splits` and `stored_pools` hold by uid what each object's status says of its latches.
     """
 
     workloads: tuple[Workload, ...]
@@ -562,6 +583,8 @@ class Snapshot:
     nodes: tuple[Node, ...] = ()
     pools: tuple[NodePool, ...] = ()
     pool_states: Mapping[str, PoolState] = field(default_factory=dict)
+    stored_splits: Mapping[str, StoredSplit] = field(default_factory=dict)
+    stored_pools: Mapping[str, StoredPool] = field(default_factory=dict)
     sees_all_pods: bool = True
     terminating_namespaces: frozenset[str] = frozenset()
     collection: int = 0
@@ -882,3 +905,8 @@ class Operation:
     state: OperationState
     error: str = ""
     blocked: str = ""
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether its subject is not to be acted on again yet."""
+        return self.state in (OperationState.RUNNING, OperationState.AWAITING_CACHE)
