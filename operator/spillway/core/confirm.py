@@ -7,17 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from spillway.core.model import (
-    Act,
-    ApplyTwin,
-    CancelUnfulfilled,
-    ClearDeletionCost,
-    EvictDoomed,
-    GrowPool,
-    HeldAct,
-    SetReplicas,
-    UncordonNode,
-)
+from spillway.core.model import Act, HeldAct, SetReplicas
 
 CONFIRM_COLLECTIONS = 2  # newer collections that must propose it again
 
@@ -53,7 +43,7 @@ def confirm(
     go: list[Act] = []
     held: dict[Key, Pending] = {}
     for act in acts:
-        if act.is_growth or isinstance(act, _AT_ONCE):
+        if act.is_growth or not isinstance(act, HeldAct):
             go.append(act)
             continue
         found = _again(act, pending.get(act.confirm_key)) or Pending(
@@ -67,9 +57,6 @@ def confirm(
     return Confirmed(
         acts=tuple(go), pending=held, wake_at=min((at for at in times if at > now), default=None)
     )
-
-
-_AT_ONCE = (ApplyTwin, CancelUnfulfilled, ClearDeletionCost, EvictDoomed, GrowPool, UncordonNode)
 
 
 def _again(act: HeldAct, found: Pending | None) -> Pending | None:

@@ -78,23 +78,20 @@ class Exhausted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitMemory:
-    """How a bursting workload was last laid out: a latch, since two Deployments that overlap cannot tell their count.
+    """How a workload with a burst was last laid out: a latch, since two Deployments that overlap cannot tell their count.
 
-    `count` is the number of replicas wanted by the signals, before any overlap; `before` what it was before the last change, for
-    a write that was refused. `source` is what the source's `spec.replicas` was when last seen: another value that no act of
-    ours explains is somebody's hand. `fallback` of them stand in for spot, last raised at `fallback_since` because of
-    `fallback_cause`, last lowered at `returned_at`. `template_since` is when the twin was first seen behind its source.
+    `count` is the number of replicas that stands for the signals, before any overlap: what the last write that landed was to
+    bring about. `source` is what the source's `spec.replicas` was then: another value that no act of ours explains is
+    somebody's hand. What the source has above its baseline stands in for spot: since `fallback_since`, because of
+    `fallback_cause`; the last of it went at `returned_at`. `behind_since` is when the twin was first seen behind its source.
     """
 
     count: int
-    before: int
     source: int
-    baseline: int
-    fallback: int = 0
     fallback_since: datetime | None = None
     fallback_cause: str = ""
     returned_at: datetime | None = None
-    template_since: datetime | None = None
+    behind_since: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

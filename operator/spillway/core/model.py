@@ -183,7 +183,8 @@ class TwinFacts:
 
     `workload_uid` is the GpuWorkload that it was made for, `source_uid` the Deployment that owns it, `template` the hash of
     the source's template that it was made from, `pools` names the spot pools in its affinity, `edited_by` the field manager
-    other than ours that owns a part of its spec (empty: none).
+    other than ours that owns a part of its spec (empty: none). `handover` is what its source is to be set to before a twin
+    that nobody wants any more may go, None while it is wanted.
     """
 
     workload_uid: str
@@ -191,6 +192,7 @@ class TwinFacts:
     template: str
     pools: tuple[str, ...] = ()
     edited_by: str = ""
+    handover: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -598,7 +600,8 @@ class Snapshot:
 class SetReplicas:
     """Write `to` through the Deployment's scale subresource, if it still stands at `before` and is still `target_uid`.
 
-    `victims` are marked first by their deletion cost, so that the ReplicaSet takes these and not others.
+    `victims` are marked first by their deletion cost, so that the ReplicaSet takes these and not others. `count` is the
+    workload's whole count that this write brings about, where that is not `to`: None for a workload without a twin.
     """
 
     workload: ObjectKey
@@ -607,6 +610,7 @@ class SetReplicas:
     before: int
     to: int
     victims: tuple[PodRef, ...] = ()
+    count: int | None = None
 
     @property
     def is_growth(self) -> bool:
@@ -661,10 +665,30 @@ class ApplyTwin:
     replicas: int
     pools: tuple[TwinPool, ...]
     why: TwinChange
+    count: int | None = None
 
     @property
     def is_growth(self) -> bool:
         """It never lowers a count: at once."""
+        return True
+
+    @property
+    def subject(self) -> str:
+        """What it acts on."""
+        return f"deployment {self.twin}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandOverTwin:
+    """Note on a twin whose GpuWorkload is gone what its source must be set to before it goes, so that a restart finds it."""
+
+    twin: ObjectKey
+    twin_uid: str
+    replicas: int
+
+    @property
+    def is_growth(self) -> bool:
+        """It takes nothing away."""
         return True
 
     @property
@@ -877,7 +901,7 @@ class ForgetNode:
         return "forget-node", self.node_uid
 
 
-ReplicaAct = SetReplicas | ApplyTwin | DeleteTwin
+ReplicaAct = SetReplicas | ApplyTwin | HandOverTwin | DeleteTwin
 PoolAct = GrowPool | CancelUnfulfilled
 NodeAct = CordonNode | UncordonNode | DrainNode | EvictDoomed | ForgetNode
 HeldAct = SetReplicas | DeleteTwin | CordonNode | DrainNode | ForgetNode
