@@ -17,6 +17,9 @@ class ConditionType(StrEnum):
     SCALING_ACTIVE = "ScalingActive"
     SCALING_LIMITED = "ScalingLimited"
     CAPACITY_AVAILABLE = "CapacityAvailable"
+    BURST_ACTIVE = "BurstActive"
+    FALLBACK_ACTIVE = "FallbackActive"
+    BASELINE_ISOLATED = "BaselineIsolated"
     CONFLICT = "Conflict"
 
 
@@ -57,7 +60,8 @@ class ScalingLimitedReason(StrEnum):
 
 
 class CapacityAvailableReason(StrEnum):
-    """Reasons of CapacityAvailable beside `core.plan.CapacityReason`, which says why replicas do not serve."""
+    """Reasons of CapacityAvailable beside `core.plan`'s: `CapacityReason` says why replicas do not serve, the others how a pool
+    stands and why it takes no more nodes."""
 
     ALL_SCHEDULED = "AllScheduled"
     LOADING = "Loading"
@@ -78,7 +82,15 @@ REASONS: Final[Mapping[ConditionType, tuple[type[StrEnum], ...]]] = MappingProxy
         ConditionType.METRICS_AVAILABLE: (SignalReason,),
         ConditionType.SCALING_ACTIVE: (ScalingActiveReason, plan.InactiveReason),
         ConditionType.SCALING_LIMITED: (ScalingLimitedReason, plan.LimitReason),
-        ConditionType.CAPACITY_AVAILABLE: (CapacityAvailableReason, plan.CapacityReason),
+        ConditionType.CAPACITY_AVAILABLE: (
+            CapacityAvailableReason,
+            plan.CapacityReason,
+            plan.PoolReason,
+            plan.CloseReason,
+        ),
+        ConditionType.BURST_ACTIVE: (plan.BurstReason,),
+        ConditionType.FALLBACK_ACTIVE: (plan.FallbackReason,),
+        ConditionType.BASELINE_ISOLATED: (plan.IsolationReason,),
         ConditionType.CONFLICT: (NoConflictReason, plan.ConflictReason),
     }
 )
@@ -86,5 +98,5 @@ REASONS: Final[Mapping[ConditionType, tuple[type[StrEnum], ...]]] = MappingProxy
 
 
 def reasons_of(condition: ConditionType) -> tuple[str, ...]:
-    """Return the reasons of *condition*, in the order of the field reference."""
-    return tuple(member.value for listed in REASONS[condition] for member in listed)
+    """Return the reasons of *condition*, each once, in the order of the field reference."""
+    return tuple(dict.fromkeys(member.value for listed in REASONS[condition] for member in listed))

@@ -8,30 +8,40 @@ from typing import Any, Final, Generic, TypeVar
 
 from pydantic import ValidationError
 
-from spillway.api import names
+from spillway.api import names, quantities
 from spillway.api.kinds import KINDS
 from spillway.api.markers import ApiModel, Kind
-from spillway.api.nodepools import GpuNodePoolSpec, Price
-from spillway.api.policies import HIGH_PATH, LOW_PATH, Effective, Policy, Resolved, resolve
+from spillway.api.nodepools import Breaker, Drain, GpuNodePoolSpec, NodeShape, NodeTaint, Price, Provider
+from spillway.api.policies import HIGH_PATH, LOW_PATH, STRENGTH, Effective, Policy, Resolved, resolve
 from spillway.api.problems import Problem, problems_of, required, shown
 from spillway.api.v1alpha1 import Cost, GpuPolicySpec, GpuWorkloadSpec
 from spillway.core.model import (
     BlindRules,
+    Burst,
+    CapacityRules,
     CapacityType,
+    DrainRules,
+    FallbackPolicy,
+    FallbackRules,
     GpuActivityRules,
     Mode,
     NodePool,
     NodePrice,
     ObjectKey,
+    PoolBreakerRules,
+    ProviderType,
     ReadinessRules,
     ScaleDownRules,
     ScaleUpRules,
     Workload,
 )
 from spillway.core.prices import USUAL_CURRENCY
+from spillway.core.scheduling import Taint
 
 _SpecT = TypeVar("_SpecT", bound=ApiModel)
 _NOT_PAUSED: Final = "false"
+_PODS: Final = "pods"
+_USUAL_PODS: Final = 110  # the kubelet's own limit where nobody sets another
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,19 +137,35 @@ def to_policy(raw: Mapping[str, Any]) -> Policy | Invalid:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConvertedPool:
-    """A usable GpuNodePool."""
+    """A usable GpuNodePool.
+
+    `provider_pool` is what its provider calls it, empty where it has none to be asked.
+    """
 
     pool: NodePool
     generation: int
+    provider_pool: str = ""
 
 
-def to_pool(raw: Mapping[str, Any]) -> ConvertedPool | Invalid:
-    """Return the core's view of a stored GpuNodePool. Unknown fields are ignored. Never raises."""
+def to_pool(raw: Mapping[str, Any], *, fleet_mode: Mode = Mode.ENFORCE) -> ConvertedPool | Invalid:
+    """Return the core's view of a stored GpuNodePool, its mode capped by the operator's own.
+
+    Unknown fields are ignored. Never raises.
+    """
     parsed = _parse(raw, GpuNodePoolSpec, is_namespaced=False)
     if isinstance(parsed, Invalid):
         return parsed
     metadata, spec = parsed.metadata, parsed.spec
-    pool = NodePool(
+    pool = _pool(metadata, spec, mode=min(spec.mode, fleet_mode, key=STRENGTH.index))
+    return ConvertedPool(
+        pool=pool,
+        generation=metadata.generation,
+        provider_pool=_provider_pool(spec.provider, name=metadata.key.name),
+    )
+
+
+def _pool(metadata: "_Metadata", spec: GpuNodePoolSpec, *, mode: Mode) -> NodePool:
+    return NodePool(
         name=metadata.key.name,
         uid=metadata.uid,
         selector=spec.node.selector,
@@ -149,8 +175,54 @@ def to_pool(raw: Mapping[str, Any]) -> ConvertedPool | Invalid:
         gpu_model=spec.node.gpu_model or "",
         currency=spec.price.currency if spec.price else USUAL_CURRENCY,
         price=_price(spec.price),
+        mode=mode,
+        provider=spec.provider.type,
+        labels=metadata.labels,
+        min_nodes=spec.min_nodes,
+        max_nodes=spec.max_nodes or 0,
+        headroom_nodes=spec.headroom_nodes,
+        allocatable=_allocatable(spec.node),
+        taints=tuple(_taint(given) for given in spec.node.taints or ()),
+        drain=_drain(spec.drain or Drain()),
+        breaker=_breaker(spec.breaker or Breaker()),
     )
-    return ConvertedPool(pool=pool, generation=metadata.generation)
+
+
+def _provider_pool(provider: Provider, *, name: str) -> str:
+    match provider.type:
+        case ProviderType.EXTERNAL:
+            return ""
+        case ProviderType.KWOK:
+            return (provider.kwok.pool if provider.kwok else None) or name
+
+
+def _allocatable(node: NodeShape) -> dict[str, int]:
+    """Return what a fresh node offers of every resource; empty where the owner leaves it to be learned."""
+    if node.allocatable is None:
+        return {}
+    given = {resource: quantities.units(resource, text) for resource, text in node.allocatable.items()}
+    return {_PODS: _USUAL_PODS} | given | {node.gpu_resource: node.gpu_count}
+
+
+def _taint(given: NodeTaint) -> Taint:
+    return Taint(key=given.key, value=given.value, effect=given.effect.value)
+
+
+def _drain(given: Drain) -> DrainRules:
+    return DrainRules(
+        min_node_age=timedelta(seconds=given.min_node_age_seconds),
+        idle=timedelta(seconds=given.idle_seconds),
+        timeout=timedelta(seconds=given.timeout_seconds),
+        foreign_pods=given.foreign_pods,
+    )
+
+
+def _breaker(given: Breaker) -> PoolBreakerRules:
+    return PoolBreakerRules(
+        interruptions=given.interruptions,
+        within=timedelta(seconds=given.within_seconds),
+        open_for=timedelta(seconds=given.open_seconds),
+    )
 
 
 def _price(given: Price | None) -> NodePrice | None:
@@ -200,6 +272,7 @@ class _Metadata:
     generation: int
     created_at: datetime
     paused: bool
+    labels: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,6 +308,7 @@ def _metadata(raw: Mapping[str, Any], *, is_namespaced: bool) -> _Metadata:
         generation=generation if isinstance(generation, int) else 0,
         created_at=_time(_text(block, "creationTimestamp")),
         paused=paused is not None and str(paused).strip().lower() != _NOT_PAUSED,
+        labels={key: str(value) for key, value in _block(block, "labels").items()},
     )
 
 
@@ -288,6 +362,7 @@ def _workload(metadata: _Metadata, spec: GpuWorkloadSpec, resolved: Resolved) ->
         gpu_activity=_gpu_activity(resolved),
         blind=_blind(resolved),
         readiness=_readiness(resolved),
+        capacity=_capacity(resolved),
     )
 
 
@@ -334,6 +409,27 @@ def _readiness(resolved: Resolved) -> ReadinessRules:
     return ReadinessRules(
         settle=_seconds(resolved, "readiness.settleSeconds"),
         load_grace=_seconds(resolved, "readiness.loadGraceSeconds"),
+    )
+
+
+def _capacity(resolved: Resolved) -> CapacityRules:
+    return CapacityRules(
+        baseline=resolved.number("capacity.baselineReplicas"),
+        burst=Burst(resolved.text("capacity.burst")),
+        fallback=_fallback(resolved),
+        pool_selector=resolved.pool_selector,
+    )
+
+
+def _fallback(resolved: Resolved) -> FallbackRules:
+    return FallbackRules(
+        policy=FallbackPolicy(resolved.text("capacity.fallback.policy")),
+        refused_confirm=_seconds(resolved, "capacity.fallback.refusedConfirmSeconds"),
+        provision_timeout=_seconds(resolved, "capacity.fallback.provisionTimeoutSeconds"),
+        boot_deadline=_seconds(resolved, "capacity.fallback.bootDeadlineSeconds"),
+        return_probe=_seconds(resolved, "capacity.fallback.returnProbeSeconds"),
+        return_stable=_seconds(resolved, "capacity.fallback.returnStableSeconds"),
+        min_residency=_seconds(resolved, "capacity.fallback.minResidencySeconds"),
     )
 
 

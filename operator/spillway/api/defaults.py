@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from spillway.core.model import Mode
+from spillway.core.model import Burst, FallbackPolicy, Mode
 
 SPEC_DEFAULTS: Final[Mapping[str, int | str | None]] = MappingProxyType(
     {
@@ -25,9 +25,21 @@ SPEC_DEFAULTS: Final[Mapping[str, int | str | None]] = MappingProxyType(
         "scaleDown.cooldownSeconds": 300,
         "readiness.settleSeconds": 60,
         "readiness.loadGraceSeconds": 600,
+        "capacity.baselineReplicas": None,
+        "capacity.burst": Burst.NEVER.value,
+        "capacity.fallback.policy": FallbackPolicy.ON_DEMAND.value,
+        "capacity.fallback.refusedConfirmSeconds": 30,
+        "capacity.fallback.provisionTimeoutSeconds": 180,
+        "capacity.fallback.bootDeadlineSeconds": 600,
+        "capacity.fallback.returnProbeSeconds": 600,
+        "capacity.fallback.returnStableSeconds": 300,
+        "capacity.fallback.minResidencySeconds": 1200,
     }
 )
-"""Every setting that a policy can default, by its path in `spec`; None means "not set"."""
+"""Every setting that a policy can default, by its path in `spec`; None means "not set", or another setting (see `FOLLOWS`)."""
+
+FOLLOWS: Final[Mapping[str, str]] = MappingProxyType({"capacity.baselineReplicas": "minReplicas"})
+"""Settings whose built-in is whatever another setting came to."""
 
 SIGNAL_NAME: Final = "gpu"
 HIGH_PERCENT: Final = 80

@@ -23,6 +23,7 @@ from spillway.api.v1alpha1 import (
     PolicyDefaults,
     PolicyGuardrails,
     PolicyRef,
+    SpotRule,
 )
 from spillway.core.model import Guardrails, Mode
 
@@ -79,13 +80,15 @@ class Resolved:
 
     `effective` holds every setting once, by path. `defaults_from` is the policy that gave the defaults, `missing_policy` the
     name in a policyRef that no policy has (defaults are then the built-ins), `rivals` the policies that claim the same
-    workload, oldest first, empty when the choice was clear.
+    workload, oldest first, empty when the choice was clear. `pool_selector` holds the labels of capacity.poolSelector, empty
+    for every pool; `effective` shows them as text.
     """
 
     effective: Mapping[str, Effective]
     asked_mode: Mode
     mode: Mode
     guardrails: Guardrails
+    pool_selector: Mapping[str, str]
     defaults_from: str | None
     missing_policy: str | None
     rivals: tuple[str, ...]
@@ -94,6 +97,13 @@ class Resolved:
         """Return the whole number at *path*; KeyError for a path that has none, which is a mistake in the caller."""
         value = self.optional_number(path)
         if value is None:
+            raise KeyError(path)
+        return value
+
+    def text(self, path: str) -> str:
+        """Return the word at *path*; KeyError for a path that has none, which is a mistake in the caller."""
+        value = self.effective[path].value
+        if not isinstance(value, str):
             raise KeyError(path)
         return value
 
@@ -135,7 +145,10 @@ def resolve(
     """
     by_age = sorted(policies, key=lambda policy: (policy.created_at, policy.name))
     choice = _choose(spec.policy_ref, by_age, namespace_labels)
-    effective = _merge(spec, choice.policy)
+    layers = _layers(spec, choice.policy)
+    effective = _merge(spec, layers)
+    selector = _pool_selector(layers)
+    effective[SELECTOR_PATH] = selector.shown
     concerning = [policy for policy in by_age if policy.concerns(namespace_labels)]
     limits = _limits(concerning)
     asked = Mode(str(effective["mode"].value))
@@ -144,7 +157,8 @@ def resolve(
         effective=effective | limits,
         asked_mode=asked,
         mode=mode,
-        guardrails=_guardrails(limits),
+        guardrails=_guardrails(limits, concerning),
+        pool_selector=selector.labels,
         defaults_from=choice.policy.name if choice.policy else None,
         missing_policy=choice.missing,
         rivals=choice.rivals,
@@ -206,18 +220,22 @@ def _look_up(block: ApiModel | None, attributes: tuple[str, ...]) -> int | str |
     return found if isinstance(found, int | str) else None
 
 
-def _merge(spec: GpuWorkloadSpec, policy: Policy | None) -> dict[str, Effective]:
-    given = policy.spec.defaults if policy else None
-    layers = ((FROM_SPEC, spec), (policy.source if policy else "", given))
+_Layers = tuple[tuple[str, GpuWorkloadSpec | PolicyDefaults | None], ...]
+
+
+def _layers(spec: GpuWorkloadSpec, policy: Policy | None) -> _Layers:
+    return ((FROM_SPEC, spec), (policy.source if policy else "", policy.spec.defaults if policy else None))
+
+
+def _merge(spec: GpuWorkloadSpec, layers: _Layers) -> dict[str, Effective]:
     effective = {path: _first(path, layers) for path in _ATTRIBUTES}
-    effective["minReplicas"] = _min_below_max(effective["minReplicas"], spec.max_replicas)
+    effective["minReplicas"] = _below_max(effective["minReplicas"], spec.max_replicas)
+    for path, other in defaults.FOLLOWS.items():
+        effective[path] = _below_max(_followed(effective[path], effective[other]), spec.max_replicas)
     effective["maxReplicas"] = Effective(path="maxReplicas", value=spec.max_replicas, source=FROM_SPEC)
     if spec.replicas is not None:
         effective["replicas"] = Effective(path="replicas", value=spec.replicas, source=FROM_SPEC)
     return effective | _gpu_activity(layers)
-
-
-_Layers = tuple[tuple[str, GpuWorkloadSpec | PolicyDefaults | None], ...]
 
 
 def _first(path: str, layers: _Layers) -> Effective:
@@ -228,11 +246,36 @@ def _first(path: str, layers: _Layers) -> Effective:
     return Effective(path=path, value=defaults.SPEC_DEFAULTS[path], source=BUILT_IN)
 
 
-def _min_below_max(minimum: Effective, max_replicas: int) -> Effective:
-    if not isinstance(minimum.value, int) or minimum.value <= max_replicas:
-        return minimum
-    source = f"{minimum.source}; {minimum.value} lowered to spec.maxReplicas"
-    return Effective(path=minimum.path, value=max_replicas, source=source)
+def _below_max(found: Effective, max_replicas: int) -> Effective:
+    if not isinstance(found.value, int) or found.value <= max_replicas:
+        return found
+    source = f"{found.source}; {found.value} lowered to spec.maxReplicas"
+    return Effective(path=found.path, value=max_replicas, source=source)
+
+
+def _followed(found: Effective, other: Effective) -> Effective:
+    """Return *found*, or the value of the setting that it follows where nothing sets it."""
+    if found.value is not None:
+        return found
+    return Effective(path=found.path, value=other.value, source=f"{BUILT_IN}; as {other.path}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Selector:
+    labels: Mapping[str, str]
+    shown: Effective
+
+
+def _pool_selector(layers: _Layers) -> _Selector:
+    """Return the selector of the first layer that has one, an empty one too; it replaces the others whole."""
+    for source, block in layers:
+        given = block.capacity.pool_selector if block is not None and block.capacity is not None else None
+        if given is not None:
+            labels = given.match_labels or {}
+            text = ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
+            shown = Effective(path=SELECTOR_PATH, value=text or None, source=source)
+            return _Selector(labels=labels, shown=shown)
+    return _Selector(labels={}, shown=Effective(path=SELECTOR_PATH, value=None, source=BUILT_IN))
 
 
 def _gpu_activity(layers: _Layers) -> dict[str, Effective]:
@@ -258,12 +301,21 @@ def _band(name: str, given: GpuActivity, source: str) -> dict[str, Effective]:
 SIGNAL_PATH: Final = "signals[0].name"
 HIGH_PATH: Final = "signals[0].gpuActivity.highPercent"
 LOW_PATH: Final = "signals[0].gpuActivity.lowPercent"
+SELECTOR_PATH: Final = "capacity.poolSelector"
 _GPUS_PER_WORKLOAD: Final = "guardrails.maxGpusPerWorkload"
 _GPUS_PER_NAMESPACE: Final = "guardrails.maxGpusPerNamespace"
+_SPOT: Final = "guardrails.spot"
+_MODELS: Final = "guardrails.gpuModels"
+_NO_MODEL: Final = "none in common"
 
 
-def _limits(concerning: Iterable[Policy]) -> dict[str, Effective]:
-    """Return the numeric guardrails that hold, each with the policy that gave the lowest, the oldest of equals."""
+def _limits(concerning: Sequence[Policy]) -> dict[str, Effective]:
+    """Return the guardrails that hold, each with the policies that gave it; what no policy limits is absent."""
+    return _numeric_limits(concerning) | _spot_limit(concerning) | _model_limit(concerning)
+
+
+def _numeric_limits(concerning: Iterable[Policy]) -> dict[str, Effective]:
+    """Return the lowest of each, from the oldest of equal policies."""
     limits: dict[str, Effective] = {}
     for policy in concerning:
         given = policy.spec.guardrails or PolicyGuardrails()
@@ -277,13 +329,47 @@ def _limits(concerning: Iterable[Policy]) -> dict[str, Effective]:
     return limits
 
 
-def _guardrails(limits: Mapping[str, Effective]) -> Guardrails:
+def _spot_limit(concerning: Iterable[Policy]) -> dict[str, Effective]:
+    """Return the strictest word on spot, from the oldest policy that says it."""
+    said = [(policy.spec.guardrails.spot, policy) for policy in concerning if policy.spec.guardrails]
+    for rule in (SpotRule.FORBIDDEN, SpotRule.ALLOWED):
+        source = next((policy.source for word, policy in said if word is rule), None)
+        if source is not None:
+            return {_SPOT: Effective(path=_SPOT, value=rule.value, source=source)}
+    return {}
+
+
+def _model_limit(concerning: Iterable[Policy]) -> dict[str, Effective]:
+    """Show the GPU models that every list allows, with all policies that list some."""
+    listing = [policy for policy in concerning if _models_of(policy) is not None]
+    allowed = _common_models(listing)
+    if allowed is None:
+        return {}
+    source = " and ".join(policy.source for policy in listing)
+    return {_MODELS: Effective(path=_MODELS, value=", ".join(sorted(allowed)) or _NO_MODEL, source=source)}
+
+
+def _common_models(policies: Iterable[Policy]) -> frozenset[str] | None:
+    """Return the GPU models that stand in every list, None where there is no list."""
+    lists = [frozenset(models) for policy in policies if (models := _models_of(policy)) is not None]
+    return frozenset.intersection(*lists) if lists else None
+
+
+def _models_of(policy: Policy) -> tuple[str, ...] | None:
+    return policy.spec.guardrails.gpu_models if policy.spec.guardrails else None
+
+
+def _guardrails(limits: Mapping[str, Effective], concerning: Sequence[Policy]) -> Guardrails:
     def limit(path: str) -> int | None:
         found = limits.get(path)
         return int(found.value) if found is not None and found.value is not None else None
 
+    spot = limits.get(_SPOT)
     return Guardrails(
-        max_gpus_per_workload=limit(_GPUS_PER_WORKLOAD), max_gpus_per_namespace=limit(_GPUS_PER_NAMESPACE)
+        max_gpus_per_workload=limit(_GPUS_PER_WORKLOAD),
+        max_gpus_per_namespace=limit(_GPUS_PER_NAMESPACE),
+        spot_allowed=spot is None or spot.value != SpotRule.FORBIDDEN.value,
+        gpu_models=_common_models(concerning),
     )
 
 

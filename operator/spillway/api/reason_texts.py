@@ -22,7 +22,10 @@ CONDITION_TEXTS: Final[Mapping[ConditionType, str]] = MappingProxyType(
         ConditionType.METRICS_AVAILABLE: "True when the load can be seen well enough to act on it.",
         ConditionType.SCALING_ACTIVE: "True when decisions are written to the target.",
         ConditionType.SCALING_LIMITED: "True when a limit changed what the signal or the pin asked for.",
-        ConditionType.CAPACITY_AVAILABLE: "True when the replicas asked for run or are about to.",
+        ConditionType.CAPACITY_AVAILABLE: "True when the replicas asked for run or are about to; of a pool, when it takes more nodes.",
+        ConditionType.BURST_ACTIVE: "True when replicas above the baseline run on spot; only of workloads with a burst.",
+        ConditionType.FALLBACK_ACTIVE: "True while replicas on demand stand in for spot; only of workloads with a burst.",
+        ConditionType.BASELINE_ISOLATED: "True when baseline replicas cannot land on spot nodes; only of workloads with a burst.",
         ConditionType.CONFLICT: "True when something else claims what this object claims.",
     }
 )
@@ -30,7 +33,7 @@ CONDITION_TEXTS: Final[Mapping[ConditionType, str]] = MappingProxyType(
 REASON_TEXTS: Final[Mapping[str, ReasonText]] = MappingProxyType(
     {
         # Ready and ScalingActive
-        "Operating": ReasonText("The workload is watched, decided and, where its mode allows, scaled."),
+        "Operating": ReasonText("It is watched, decided and, where its mode allows, scaled."),
         "Accepted": ReasonText("The policy is valid and in use."),
         "Active": ReasonText("The signals move the count within the limits."),
         "Pinned": ReasonText(
@@ -71,7 +74,10 @@ REASON_TEXTS: Final[Mapping[str, ReasonText]] = MappingProxyType(
             "Replicas that were asked for do not serve.",
             "The condition CapacityAvailable carries the cluster's own message.",
         ),
-        "Observed": ReasonText("The pool's nodes are observed and priced."),
+        "Observed": ReasonText(
+            "The pool's nodes are observed and priced, and Spillway asks for none and removes none.",
+            "spec.mode of the pool and the operator's own mode, if the pool is to be sized.",
+        ),
         "NoNodes": ReasonText(
             "No node has the labels that the pool selects; right for a pool that is scaled to nothing.",
             "`kubectl get nodes --show-labels` and spec.node.selector, if there should be some.",
@@ -85,7 +91,7 @@ REASON_TEXTS: Final[Mapping[str, ReasonText]] = MappingProxyType(
             "The annotation spillway.dev/price-per-hour of the node that the message names.",
         ),
         "PodsPartlySeen": ReasonText(
-            "The operator watches some namespaces only, so which GPUs are free is unknown.",
+            "The operator watches some namespaces only, so which GPUs are free is unknown and no pool is sized.",
             "`watchNamespaces` in the operator's settings; costs of watched workloads are right in any case.",
         ),
         "Paused": ReasonText(
@@ -223,6 +229,10 @@ REASON_TEXTS: Final[Mapping[str, ReasonText]] = MappingProxyType(
             "A policy limits the GPUs of the namespace.",
             "guardrails.maxGpusPerNamespace of the policy in `spillway explain`; the namespace's other workloads.",
         ),
+        "GpuModelForbidden": ReasonText(
+            "No pool that a policy allows has the GPUs that the pods ask for, so nothing is added.",
+            "guardrails.gpuModels of the policies in `spillway explain`; spec.node.gpuModel of the pools.",
+        ),
         "ScaleUpOnly": ReasonText(
             "The mode in force never removes replicas.", "spec.mode and the policies' guardrails."
         ),
@@ -245,6 +255,122 @@ REASON_TEXTS: Final[Mapping[str, ReasonText]] = MappingProxyType(
         "PodsBroken": ReasonText(
             "Some pods crash, cannot pull their image or exceed readiness.loadGraceSeconds.",
             "`kubectl describe pod` and the log of the pod that the message names.",
+        ),
+        "PackingRefused": ReasonText(
+            "The scheduler leaves pods pending although Spillway found room for them; they are not packed there again until their "
+            "template changes.",
+            "The scheduler's own message: volumes, topology spread or pod affinity, which Spillway does not weigh.",
+        ),
+        # CapacityAvailable of a pool
+        "Steady": ReasonText("The pool has the nodes that it needs."),
+        "Growing": ReasonText("Nodes have been asked for."),
+        "Shrinking": ReasonText(
+            "Nodes that are no longer needed are emptied and removed, one step at a time."
+        ),
+        "Booting": ReasonText("Nodes are on their way and their GPUs cannot be used yet."),
+        "AtMax": ReasonText(
+            "The pool has maxNodes nodes.", "spec.maxNodes of the pool, if replicas wait for nodes."
+        ),
+        "AtMin": ReasonText("The pool has minNodes nodes, which stay."),
+        "Refused": ReasonText(
+            "The provider refuses nodes: no capacity, quota or permission. The pool is closed for a while.",
+            "The provider's own words in status.lastRefusals; quota and permissions do not heal by waiting.",
+        ),
+        "Probing": ReasonText("One node is asked for, to see whether the pool can be used again."),
+        "BreakerOpen": ReasonText(
+            "Spot was taken back so often that the pool is closed for a while.",
+            "status.breakerOpenUntil; spec.breaker of the pool; another zone or GPU model, if it recurs.",
+        ),
+        "ProviderUnavailable": ReasonText(
+            "The provider cannot be asked, so the pool stays as it is.",
+            "The message; the provider's address and credentials, such as `kwok.url` in the operator's settings.",
+        ),
+        "DrainBlocked": ReasonText(
+            "A pod that may not be moved keeps a node that is no longer needed; it takes pods again.",
+            "The pod in the message; drain.foreignPods of the pool; PodDisruptionBudgets.",
+        ),
+        "External": ReasonText("Somebody else sizes the pool, as its provider says."),
+        "SharedNodes": ReasonText(
+            "Another pool selects some of the same nodes, so neither is sized.",
+            "spec.node.selector of both; the condition Conflict names the other.",
+        ),
+        # BurstActive
+        "Bursting": ReasonText("Replicas above the baseline run on spot."),
+        "PoolsChanged": ReasonText(
+            "The spot pools have changed; burst pods use the new ones from the next rollout on, so that none restarts for it.",
+            "`kubectl rollout restart` of the Deployment, to use them now.",
+        ),
+        "NoBurstNeeded": ReasonText("The baseline carries the load."),
+        "BurstNever": ReasonText("capacity.burst is Never."),
+        "SpotForbidden": ReasonText(
+            "A policy forbids spot; replicas run on demand.",
+            "guardrails.spot of the policy in `spillway explain`.",
+        ),
+        "NoSpotPool": ReasonText(
+            "No spot pool that capacity.poolSelector and the guardrails allow takes these pods.",
+            "`kubectl get gpunodepools --show-labels`; nodeSelector, affinity and requests of the pod template.",
+        ),
+        "TemplateCannotBurst": ReasonText(
+            "A copy of the pod template could not run beside it.",
+            "What the message names, such as a host port or a claim that one node alone may hold.",
+        ),
+        "TwinNameTaken": ReasonText(
+            "A Deployment that is not Spillway's has the name that the Deployment on spot would get.",
+            "Rename or delete the Deployment that the message names.",
+        ),
+        "TwinRefused": ReasonText(
+            "The cluster refuses the Deployment on spot: an admission rule or a missing right.",
+            "The message; the operator's roles.",
+        ),
+        "PodsNotCreated": ReasonText(
+            "The cluster refuses to create pods on spot: a quota or an admission rule.",
+            "The message; `kubectl describe replicaset` in the namespace.",
+        ),
+        "ModeForbids": ReasonText(
+            "The mode in force does not allow what the burst needs; it stays as it is.",
+            "spec.mode, the policies' guardrails and the operator's own mode.",
+        ),
+        # FallbackActive
+        "NotNeeded": ReasonText("No replica stands in for spot."),
+        "SpotRefused": ReasonText(
+            "Spot nodes are refused, so replicas on demand stand in.",
+            "status.lastRefusals of the pools in status.capacity.pools.",
+        ),
+        "PoolMax": ReasonText(
+            "The spot pools are at maxNodes, so replicas on demand stand in.",
+            "spec.maxNodes of the pools in status.capacity.pools.",
+        ),
+        "ProvisionTimeout": ReasonText(
+            "No spot node came within capacity.fallback.provisionTimeoutSeconds, so replicas on demand stand in.",
+            "Whoever makes the nodes; `kubectl get gpunodepools`.",
+        ),
+        "BootDeadline": ReasonText(
+            "Spot nodes did not become usable within capacity.fallback.bootDeadlineSeconds, so replicas on demand stand in.",
+            "The new nodes: driver, device plugin, images.",
+        ),
+        "Interrupted": ReasonText("Spot nodes were taken back, so replicas on demand stand in."),
+        "Returning": ReasonText("Spot serves again; replicas that stood in go step by step."),
+        "Waiting": ReasonText(
+            "Spot is short and capacity.fallback.policy is Wait, so nothing stands in.",
+            "capacity.fallback.policy, if load is missed meanwhile.",
+        ),
+        "BurstBroken": ReasonText(
+            "Burst pods do not start for a reason that replicas on demand would meet too, so none stands in for them.",
+            "`kubectl describe pod` and the log of the pod that the message names.",
+        ),
+        # BaselineIsolated
+        "Isolated": ReasonText("Taints of the spot pools keep baseline replicas off them."),
+        "SpotPoolUntainted": ReasonText(
+            "A spot pool has no taint, so baseline replicas may land on it.",
+            "spec.node.taints of the pool that the message names, and the taint on its nodes.",
+        ),
+        "BaselineToleratesSpot": ReasonText(
+            "The pod template tolerates the taint of a spot pool, so baseline replicas may land there.",
+            "tolerations of the pod template; Spillway adds them to burst pods by itself.",
+        ),
+        "BaselineOnSpot": ReasonText(
+            "Baseline replicas run on spot nodes.",
+            "Taint the spot pool, then move the pods that the message names by a rollout.",
         ),
         # Conflict
         "NoConflict": ReasonText("Nothing else claims it."),

@@ -23,12 +23,13 @@ from spillway.api.markers import (
     Rule,
     Truncated,
 )
-from spillway.core.model import Mode
+from spillway.core.model import Burst, FallbackPolicy, Mode
 
 MAX_REPLICAS: Final = 10_000
 MAX_GPUS: Final = 1_000_000
 MAX_SECONDS: Final = 86_400
 MAX_DECISIONS: Final = 10
+MAX_POOLS: Final = 64  # spot pools of one workload: each multiplies the terms of its twin's affinity
 INT32_MAX: Final = 2_147_483_647
 
 Whole = Annotated[int, Strict()]
@@ -70,7 +71,7 @@ Long = Annotated[str, Truncated(1024)]
 def _setting(path: str, text: str, *, ge: int | None = None, le: int | None = None) -> Any:  # noqa: ANN401  as pydantic's own Field
     """Describe a field that a policy can default; its built-in comes from `defaults` by *path*."""
     built_in = defaults.SPEC_DEFAULTS[path]
-    shown = "not set" if built_in is None else built_in
+    shown = defaults.FOLLOWS.get(path, "not set") if built_in is None else built_in
     return Field(default=None, description=text, ge=ge, le=le, json_schema_extra={BUILT_IN_KEY: shown})
 
 
@@ -225,6 +226,74 @@ class Readiness(ApiModel):
     )
 
 
+class PoolSelector(ApiModel):
+    """GpuNodePools by their labels; the empty one selects every pool."""
+
+    ATOMIC: ClassVar[bool] = True
+
+    match_labels: Annotated[dict[str, LabelValue], Field(max_length=16)] | None = Field(
+        default=None,
+        description="Labels that a GpuNodePool must have, all of them, with exactly these values.",
+    )
+
+
+class Fallback(ApiModel):
+    """What happens to burst replicas that find no spot node. The seconds are how long each kind of failure is waited out."""
+
+    policy: FallbackPolicy | None = _setting(
+        "capacity.fallback.policy",
+        "OnDemand: replicas on demand stand in until spot is back. Wait: nothing stands in, and the count stays short.",
+    )
+    refused_confirm_seconds: Whole | None = _seconds(
+        "capacity.fallback.refusedConfirmSeconds",
+        "Seconds that a provider's refusal of spot nodes must stand before replicas stand in; a second refusal confirms it at once.",
+    )
+    provision_timeout_seconds: Whole | None = _seconds(
+        "capacity.fallback.provisionTimeoutSeconds",
+        "Seconds that a burst pod may wait for a node that nobody has refused or promised.",
+    )
+    boot_deadline_seconds: Whole | None = _seconds(
+        "capacity.fallback.bootDeadlineSeconds",
+        "Seconds that a promised spot node may take until its GPUs can be used. Set it above your slowest boot.",
+    )
+    return_probe_seconds: Whole | None = _seconds(
+        "capacity.fallback.returnProbeSeconds",
+        "Seconds before a pool that refused is asked for one node again; each failure doubles them, up to six times as long.",
+    )
+    return_stable_seconds: Whole | None = _seconds(
+        "capacity.fallback.returnStableSeconds",
+        "Seconds that a burst replica must have served before the one that stood in for it goes.",
+    )
+    min_residency_seconds: Whole | None = _seconds(
+        "capacity.fallback.minResidencySeconds",
+        "Seconds that a replica stands in at least, since loading a model is paid for too.",
+    )
+
+
+class Capacity(ApiModel):
+    """Which replicas run on demand and which may run on spot, in a second Deployment that Spillway makes beside yours."""
+
+    baseline_replicas: Whole | None = _setting(
+        "capacity.baselineReplicas",
+        "Replicas that always run on demand, in your own Deployment; those above it are the burst. Where a policy's value is "
+        "above maxReplicas, maxReplicas wins.",
+        ge=0,
+        le=MAX_REPLICAS,
+    )
+    burst: Burst | None = _setting(
+        "capacity.burst",
+        "WhenAvailable: replicas above baselineReplicas go onto spot pools. Never: all run in your own Deployment.",
+    )
+    pool_selector: PoolSelector | None = Field(
+        default=None,
+        description="The GpuNodePools that burst replicas may use, by their labels. A selector here replaces a policy's as a whole.",
+        json_schema_extra={BUILT_IN_KEY: "every pool that the pods fit"},
+    )
+    fallback: Fallback | None = Field(
+        default=None, description="What happens to burst replicas that find no spot node."
+    )
+
+
 class Cost(ApiModel):
     """Names for the bill: labels of the cost metrics. They change no decision."""
 
@@ -248,6 +317,17 @@ class GpuWorkloadSpec(ApiModel):
             holds=lambda spec: spec.min_replicas is None or spec.min_replicas <= spec.max_replicas,
             message=_MIN_OVER_MAX,
             field=".minReplicas",
+        ),
+        Rule(
+            cel="!has(self.capacity) || !has(self.capacity.baselineReplicas)"
+            " || self.capacity.baselineReplicas <= self.maxReplicas",
+            holds=lambda spec: (
+                spec.capacity is None
+                or spec.capacity.baseline_replicas is None
+                or spec.capacity.baseline_replicas <= spec.max_replicas
+            ),
+            message="capacity.baselineReplicas must not exceed maxReplicas: lower baselineReplicas or raise maxReplicas",
+            field=".capacity.baselineReplicas",
         ),
     )
 
@@ -288,6 +368,9 @@ class GpuWorkloadSpec(ApiModel):
     scale_up: ScaleUp | None = Field(default=None, description="When and how fast replicas are added.")
     scale_down: ScaleDown | None = Field(default=None, description="When and how fast replicas are removed.")
     readiness: Readiness | None = Field(default=None, description="How pods of this model start.")
+    capacity: Capacity | None = Field(
+        default=None, description="Which replicas run on demand and which may run on spot."
+    )
     cost: Cost | None = Field(default=None, description="Names for the bill; they change no decision.")
 
 
@@ -335,13 +418,52 @@ class Decision(ApiModel):
 Conditions = Annotated[tuple[Condition, ...], ListMap("type"), Field(max_length=16)]
 
 
+class CapacityStatus(ApiModel):
+    """How the replicas are laid out on demand and on spot. Only of a workload with a burst."""
+
+    baseline_replicas: Whole | None = Field(
+        default=None, ge=0, description="spec.capacity.baselineReplicas as it holds after policy merge."
+    )
+    on_demand_replicas: Whole | None = Field(
+        default=None,
+        ge=0,
+        description="Replicas that the Deployment itself is to have, those that stand in for spot among them.",
+    )
+    burst_replicas: Whole | None = Field(
+        default=None, ge=0, description="Replicas that the Deployment on spot is to have."
+    )
+    fallback_replicas: Whole | None = Field(
+        default=None, ge=0, description="The part of onDemandReplicas that stands in for spot."
+    )
+    fallback_since: datetime | None = Field(
+        default=None, description="Since when replicas stand in for spot. Absent while none do."
+    )
+    fallback_reason: Short | None = Field(
+        default=None, description="Why replicas stand in for spot: a reason of FallbackActive."
+    )
+    ready_on_demand: Whole | None = Field(
+        default=None, ge=0, description="Pods of the Deployment itself that serve on nodes that stay."
+    )
+    ready_burst: Whole | None = Field(
+        default=None, ge=0, description="Pods on spot that serve on nodes that stay."
+    )
+    twin: Short | None = Field(
+        default=None, description="Name of the Deployment on spot, which Spillway made and owns."
+    )
+    pools: Annotated[tuple[Short, ...], AtomicList(), Field(max_length=MAX_POOLS)] | None = Field(
+        default=None, description="GpuNodePools that the pods on spot may use."
+    )
+
+
 class GpuWorkloadStatus(ApiModel):
     """What is. Rewritten when a decision or a reason changes, not on every pass; live values are in the metrics."""
 
     observed_generation: Whole | None = Field(
         default=None, ge=0, description="metadata.generation that this status speaks about."
     )
-    replicas: Whole | None = Field(default=None, ge=0, description="Replicas the Deployment asks for now.")
+    replicas: Whole | None = Field(
+        default=None, ge=0, description="Replicas asked for now, on demand and on spot together."
+    )
     selector: Annotated[str, StringConstraints(max_length=4096)] | None = Field(
         default=None, description="Label selector of the pods, for the scale subresource."
     )
@@ -366,6 +488,9 @@ class GpuWorkloadStatus(ApiModel):
         default=None, description="How far the metrics can be trusted, such as Fresh or Partial."
     )
     reason: Short | None = Field(default=None, description="Reason of the last decision.")
+    capacity: CapacityStatus | None = Field(
+        default=None, description="How the replicas are laid out. Absent where nothing runs on spot or is to."
+    )
     hourly_cost: Short | None = Field(
         default=None,
         description="What the GPUs that its pods hold cost an hour, such as `29.40 USD`, with the part that has no price: "
@@ -444,6 +569,16 @@ class PolicyDefaults(ApiModel):
     scale_up: ScaleUp | None = Field(default=None, description="When and how fast replicas are added.")
     scale_down: ScaleDown | None = Field(default=None, description="When and how fast replicas are removed.")
     readiness: Readiness | None = Field(default=None, description="How pods start.")
+    capacity: Capacity | None = Field(
+        default=None, description="Which replicas run on demand and which may run on spot."
+    )
+
+
+class SpotRule(StrEnum):
+    """Whether workloads may run on spot."""
+
+    ALLOWED = "Allowed"
+    FORBIDDEN = "Forbidden"
 
 
 class PolicyGuardrails(ApiModel):
@@ -465,6 +600,17 @@ class PolicyGuardrails(ApiModel):
         default=None,
         description="Modes that may be in force. A workload gets the strongest one not above what it asks, else Observe. "
         "Unset: all.",
+    )
+    spot: SpotRule | None = Field(
+        default=None,
+        description="Forbidden: no new replica goes onto spot, whatever capacity.burst says. Unset: Allowed.",
+    )
+    gpu_models: Annotated[tuple[CostLabel, ...], Field(min_length=1, max_length=32), ListSet()] | None = (
+        Field(
+            default=None,
+            description="GPU models that workloads may grow on, as in spec.node.gpuModel of the pools. Of several lists only "
+            "what stands in all of them is allowed. Unset: all.",
+        )
     )
 
 
@@ -528,6 +674,19 @@ GPU_WORKLOAD: Final = Kind(
         ),
         PrinterColumn(
             name="Ready", path=".status.readyReplicas", type="integer", description="Pods that are Ready."
+        ),
+        PrinterColumn(
+            name="Burst",
+            path=".status.capacity.burstReplicas",
+            type="integer",
+            description="Replicas on spot.",
+        ),
+        PrinterColumn(
+            name="Fallback",
+            path=".status.capacity.fallbackReplicas",
+            type="integer",
+            description="Replicas on demand that stand in for spot.",
+            priority=1,
         ),
         PrinterColumn(name="Signal", path=".status.signal", description="Value / mark and coverage."),
         PrinterColumn(name="State", path=".status.state", description="How far the metrics can be trusted."),

@@ -8,11 +8,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spillway.api.convert import Converted, CostLabels, Invalid, lint, to_policy, to_workload
+from spillway.api.convert import (
+    Converted,
+    ConvertedPool,
+    CostLabels,
+    Invalid,
+    lint,
+    to_policy,
+    to_pool,
+    to_workload,
+)
 from spillway.api.policies import Policy
 from spillway.core.model import (
     BlindRules,
+    Burst,
+    CapacityRules,
+    FallbackPolicy,
+    FallbackRules,
     GpuActivityRules,
+    Guardrails,
     Mode,
     ObjectKey,
     ReadinessRules,
@@ -76,8 +90,49 @@ def test_two_lines_of_spec_give_a_whole_workload() -> None:
         gpu_activity=GpuActivityRules(high=0.8, low=0.4),
         blind=BlindRules(after=timedelta(minutes=3), replicas=None),
         readiness=ReadinessRules(settle=timedelta(minutes=1), load_grace=timedelta(minutes=10)),
+        capacity=CapacityRules(
+            baseline=1,
+            burst=Burst.NEVER,
+            fallback=FallbackRules(
+                policy=FallbackPolicy.ON_DEMAND,
+                refused_confirm=timedelta(seconds=30),
+                provision_timeout=timedelta(minutes=3),
+                boot_deadline=timedelta(minutes=10),
+                return_probe=timedelta(minutes=10),
+                return_stable=timedelta(minutes=5),
+                min_residency=timedelta(minutes=20),
+            ),
+        ),
     )
     assert result.generation == 7
+
+
+def test_a_burst_is_converted_with_its_pools_and_every_timer() -> None:
+    fallback = {
+        "policy": "Wait", "refusedConfirmSeconds": 1, "provisionTimeoutSeconds": 2, "bootDeadlineSeconds": 3,
+        "returnProbeSeconds": 4, "returnStableSeconds": 5, "minResidencySeconds": 6,
+    }  # fmt: skip
+    capacity = {
+        "baselineReplicas": 2,
+        "burst": "WhenAvailable",
+        "poolSelector": {"matchLabels": {"gpu": "h100"}},
+        "fallback": fallback,
+    }
+
+    assert converted(capacity=capacity).workload.capacity == CapacityRules(
+        baseline=2,
+        burst=Burst.WHEN_AVAILABLE,
+        pool_selector={"gpu": "h100"},
+        fallback=FallbackRules(
+            policy=FallbackPolicy.WAIT,
+            refused_confirm=timedelta(seconds=1),
+            provision_timeout=timedelta(seconds=2),
+            boot_deadline=timedelta(seconds=3),
+            return_probe=timedelta(seconds=4),
+            return_stable=timedelta(seconds=5),
+            min_residency=timedelta(seconds=6),
+        ),
+    )
 
 
 def test_a_pin_outside_the_bounds_is_kept_for_the_core_to_clamp() -> None:
@@ -113,7 +168,10 @@ def test_a_policys_guardrails_and_the_fleet_mode_reach_the_workload() -> None:
     policy = to_policy(
         {
             "metadata": {"name": "fleet", "uid": "u-2", "creationTimestamp": CREATED, "generation": 1},
-            "spec": {"default": True, "guardrails": {"maxGpusPerWorkload": 16}},
+            "spec": {
+                "default": True,
+                "guardrails": {"maxGpusPerWorkload": 16, "spot": "Forbidden", "gpuModels": ["L4"]},
+            },
         }
     )
     assert isinstance(policy, Policy)
@@ -121,7 +179,9 @@ def test_a_policys_guardrails_and_the_fleet_mode_reach_the_workload() -> None:
     result = to_workload(make_raw(), policies=(policy,), namespace_labels={}, fleet_mode=Mode.OBSERVE)
 
     assert isinstance(result, Converted)
-    assert result.workload.guardrails.max_gpus_per_workload == 16
+    assert result.workload.guardrails == Guardrails(
+        max_gpus_per_workload=16, spot_allowed=False, gpu_models=frozenset({"L4"})
+    )
     assert (result.workload.mode, result.workload.asked_mode) == (Mode.OBSERVE, Mode.ENFORCE)
     assert result.policy == "fleet"
 
@@ -183,7 +243,7 @@ JSON = st.recursive(
 )
 FIELDS = st.sampled_from(
     ["targetRef", "maxReplicas", "minReplicas", "signals", "scaleUp", "policyRef", "mode", "cost", "replicas",
-    "default", "namespaceSelector", "defaults", "guardrails", "whenMetricsMissing", "readiness"]
+    "default", "namespaceSelector", "defaults", "guardrails", "whenMetricsMissing", "readiness", "capacity"]
 )  # fmt: skip
 SPECS = JSON | st.dictionaries(FIELDS, JSON, max_size=6)
 METADATA = JSON | st.dictionaries(
@@ -196,6 +256,7 @@ GARBAGE = JSON | st.fixed_dictionaries({}, optional={"kind": JSON, "metadata": M
 def test_no_garbage_raises(raw: object) -> None:
     assert isinstance(convert(raw), Converted | Invalid)
     assert isinstance(to_policy(raw), Policy | Invalid)
+    assert isinstance(to_pool(raw), ConvertedPool | Invalid)
     assert isinstance(lint(raw), tuple)
 
 

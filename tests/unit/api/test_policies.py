@@ -57,6 +57,16 @@ def test_without_a_policy_the_built_ins_hold() -> None:
         "scaleDown.cooldownSeconds": 300,
         "readiness.settleSeconds": 60,
         "readiness.loadGraceSeconds": 600,
+        "capacity.baselineReplicas": 1,
+        "capacity.burst": "Never",
+        "capacity.poolSelector": None,
+        "capacity.fallback.policy": "OnDemand",
+        "capacity.fallback.refusedConfirmSeconds": 30,
+        "capacity.fallback.provisionTimeoutSeconds": 180,
+        "capacity.fallback.bootDeadlineSeconds": 600,
+        "capacity.fallback.returnProbeSeconds": 600,
+        "capacity.fallback.returnStableSeconds": 300,
+        "capacity.fallback.minResidencySeconds": 1200,
     }
     assert resolved.guardrails == Guardrails()
     assert resolved.defaults_from is None
@@ -204,6 +214,119 @@ def test_guardrails_take_the_lowest_of_all_that_concern_the_namespace() -> None:
     assert resolved.guardrails == Guardrails(max_gpus_per_workload=16, max_gpus_per_namespace=256)
     assert resolved.effective["guardrails.maxGpusPerWorkload"].source == "policy search"
     assert resolved.effective["guardrails.maxGpusPerNamespace"].source == "policy fleet"
+
+
+@pytest.mark.parametrize(
+    ("rules", "is_allowed", "source"),
+    [
+        pytest.param(
+            [{"spot": "Forbidden"}, {"spot": "Allowed"}], False, "policy p0", id="the strictest wins"
+        ),
+        pytest.param([{"spot": "Allowed"}, {"spot": "Forbidden"}], False, "policy p1", id="in any order"),
+        pytest.param([{}, {"spot": "Allowed"}], True, "policy p1", id="allowed by word"),
+        pytest.param([{}, {}], True, None, id="unset is allowed"),
+    ],
+)
+def test_spot_is_forbidden_as_soon_as_one_policy_forbids_it(
+    rules: list[dict[str, Any]], is_allowed: bool, source: str | None
+) -> None:
+    policies = [make_policy(f"p{index}", default=True, guardrails=rule) for index, rule in enumerate(rules)]
+
+    resolved = resolve_spec(*policies)
+
+    assert resolved.guardrails.spot_allowed is is_allowed
+    shown = resolved.effective.get("guardrails.spot")
+    assert (shown.source if shown else None) == source
+
+
+@pytest.mark.parametrize(
+    ("lists", "models", "shown"),
+    [
+        pytest.param([["L4", "H100"]], {"L4", "H100"}, "H100, L4", id="one list"),
+        pytest.param([["L4", "H100"], ["H100", "T4"]], {"H100"}, "H100", id="what both allow"),
+        pytest.param([["L4"], ["T4"]], set(), "none in common", id="nothing in common allows none"),
+    ],
+)
+def test_lists_of_gpu_models_intersect(lists: list[list[str]], models: set[str], shown: str) -> None:
+    policies = [
+        make_policy(f"p{index}", default=True, guardrails={"gpuModels": listed})
+        for index, listed in enumerate(lists)
+    ]
+
+    resolved = resolve_spec(*policies, make_policy("silent", default=True, guardrails={}))
+
+    assert resolved.guardrails.gpu_models == models
+    assert resolved.effective["guardrails.gpuModels"].value == shown
+    assert resolved.effective["guardrails.gpuModels"].source == " and ".join(
+        f"policy p{index}" for index in range(len(lists))
+    )
+
+
+def test_without_a_list_every_gpu_model_is_allowed() -> None:
+    assert resolve_spec(make_policy("fleet", default=True, guardrails={})).guardrails.gpu_models is None
+
+
+def test_the_baseline_is_the_minimum_where_nothing_else_is_said() -> None:
+    fleet = make_policy("fleet", default=True, defaults={"minReplicas": 3})
+
+    assert resolve_spec(fleet).effective["capacity.baselineReplicas"] == Effective(
+        path="capacity.baselineReplicas", value=3, source="built-in; as minReplicas"
+    )
+
+
+def test_a_baseline_of_nothing_is_no_missing_baseline() -> None:
+    fleet = make_policy("fleet", default=True, defaults={"capacity": {"baselineReplicas": 4}})
+
+    baseline = resolve_spec(fleet, capacity={"baselineReplicas": 0}).effective["capacity.baselineReplicas"]
+
+    assert (baseline.value, baseline.source) == (0, "spec")
+
+
+def test_a_policys_baseline_above_the_maximum_gives_way_to_it() -> None:
+    fleet = make_policy("fleet", default=True, defaults={"capacity": {"baselineReplicas": 9}})
+
+    assert resolve_spec(fleet, maxReplicas=3).effective["capacity.baselineReplicas"] == Effective(
+        path="capacity.baselineReplicas", value=3, source="policy fleet; 9 lowered to spec.maxReplicas"
+    )
+
+
+def test_fallback_settings_merge_field_by_field() -> None:
+    fleet = make_policy(
+        "fleet",
+        default=True,
+        defaults={"capacity": {"fallback": {"policy": "Wait", "returnStableSeconds": 60}}},
+    )
+
+    effective = resolve_spec(fleet, capacity={"fallback": {"returnStableSeconds": 90}}).effective
+
+    found = {
+        path.removeprefix("capacity.fallback."): (item.value, item.source)
+        for path, item in effective.items()
+        if path in ("capacity.fallback.policy", "capacity.fallback.returnStableSeconds")
+    }
+    assert found == {"policy": ("Wait", "policy fleet"), "returnStableSeconds": (90, "spec")}
+
+
+@pytest.mark.parametrize(
+    ("mine", "labels", "shown", "source"),
+    [
+        pytest.param(None, {"gpu": "h100", "a": "b"}, "a=b,gpu=h100", "policy fleet", id="the policy's"),
+        pytest.param({"matchLabels": {"gpu": "l4"}}, {"gpu": "l4"}, "gpu=l4", "spec", id="replaced whole"),
+        pytest.param({}, {}, None, "spec", id="an empty one selects every pool"),
+    ],
+)
+def test_a_pool_selector_is_taken_whole_from_the_first_that_gives_one(
+    mine: dict[str, Any] | None, labels: dict[str, str], shown: str | None, source: str
+) -> None:
+    theirs = {"poolSelector": {"matchLabels": {"gpu": "h100", "a": "b"}}}
+    fleet = make_policy("fleet", default=True, defaults={"capacity": theirs})
+
+    resolved = resolve_spec(fleet, capacity={} if mine is None else {"poolSelector": mine})
+
+    assert resolved.pool_selector == labels
+    assert resolved.effective["capacity.poolSelector"] == Effective(
+        path="capacity.poolSelector", value=shown, source=source
+    )
 
 
 @pytest.mark.parametrize(
