@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from spillway.app.metrics import Metrics
-from spillway.app.settings import PREFIX, Settings, settings_schema
+from spillway.app.settings import PREFIX, Settings, section_of, settings_schema
 
 DEFAULT_FOLDER: Final = "docs/reference"
 _METRICS: Final = """\
@@ -29,6 +29,12 @@ One YAML file, given by `spillway run --config FILE` or `SPILLWAY_CONFIG`, overl
 All problems are reported at once at start, each with the key, its value and what is legal. `mode` alone is read again while
 running. The chart writes this file from its value `settings`: see [chart](chart.md).
 """
+
+_REQUIRED: Final = "required"
+_SEVERAL: Final = {
+    "array": "a list of names; in the environment separated by commas",
+    "object": "a map of labels; in the environment `a=b,c=d`",
+}
 
 Schema = Mapping[str, Any]
 
@@ -66,17 +72,31 @@ def settings_page() -> str:
 
 
 def _settings(
-    model: type[BaseModel], schema: Schema, definitions: Schema, path: str, prefix: str
+    model: type[BaseModel],
+    schema: Schema,
+    definitions: Schema,
+    path: str,
+    prefix: str,
+    *,
+    is_needed: bool = True,
 ) -> Iterator[tuple[str, ...]]:
+    """Yield the cells of every setting; `is_needed` is False in a section that may be absent as a whole."""
     for name, field in model.model_fields.items():
         key, variable = f"{path}{field.alias}", prefix + name.upper()
         node = schema["properties"][field.alias]
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            section = _named(node, definitions)
-            yield from _settings(field.annotation, section, definitions, f"{key}.", f"{variable}__")
+        section = section_of(field)
+        if section is not None:
+            # The branch of a section that may be absent is itself a reference.
+            named = _named(_named(node, definitions), definitions)
+            yield from _settings(
+                section, named, definitions, f"{key}.", f"{variable}__", is_needed=field.is_required()
+            )
         else:
             legal = _legal(node, definitions)
-            yield f"`{key}`", legal, _built_in(field), f"`{variable}`", field.description or ""
+            built_in = _built_in(field)
+            if built_in == _REQUIRED and not is_needed:
+                built_in = f"{_REQUIRED} in `{path.removesuffix('.')}`"
+            yield f"`{key}`", legal, built_in, f"`{variable}`", field.description or ""
 
 
 def _named(node: Schema, definitions: Schema) -> Schema:
@@ -96,8 +116,8 @@ def _legal(node: Schema, definitions: Schema) -> str:
         case "integer" | "number":
             kind = "a whole number" if schema["type"] == "integer" else "a number"
             return f"{kind} from {schema['minimum']:g} to {schema['maximum']:g}"
-        case "array":
-            return "a list of names; in the environment separated by commas"
+        case "array" | "object" as several:
+            return _SEVERAL[several]
         case _ if schema.get("format") == "path":
             return "a readable file"
         case _ if "pattern" in schema:
@@ -108,13 +128,13 @@ def _legal(node: Schema, definitions: Schema) -> str:
 
 def _built_in(field: FieldInfo) -> str:
     if field.is_required():
-        return "required"
+        return _REQUIRED
     if field.default_factory is not None:  # depends on where it runs; the description says how
         return ""
     value = field.default
     return (
         ""
-        if value is None or value in ("", ())
+        if value is None or value in ("", (), {})
         else f"`{value:g}`"
         if isinstance(value, float)
         else f"`{value}`"

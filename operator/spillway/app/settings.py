@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import yaml
 from pydantic import (
@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic.alias_generators import to_camel
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from spillway.adapters.kube.clock import Clock, elapsed
@@ -36,6 +37,11 @@ DEFAULT_NAMESPACE = "spillway-system"
 
 # Kubernetes puts such values into every pod beside a Service: one named spillway-metrics sets SPILLWAY_METRICS_PORT.
 _SERVICE_LINK = re.compile(r"^(tcp|udp|sctp)://")
+
+
+_LABEL = re.compile(
+    r"([a-z0-9.-]+/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?=([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?"
+)
 
 
 class SettingsError(Exception):
@@ -99,13 +105,30 @@ class PrometheusConnection(_Section):
         return self
 
 
+class KwokConnection(_Section):
+    """Where the market is that makes the nodes of Kwok pools."""
+
+    url: str = Field(
+        max_length=2000,
+        description="Base URL of the market process (`spillway market`) that makes the nodes of Kwok pools, for trials and tests.",
+        examples=["http://127.0.0.1:8090"],
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _is_a_base(cls, url: str) -> str:
+        if not re.fullmatch(r"https?://[^/@?#\s]+/?", url):
+            raise ValueError("must be http:// or https://, a host and a port, and nothing more")
+        return url
+
+
 class Settings(_Section):
     """Everything an operator process is told at start.
 
     Keys are camelCase in the YAML file; in the environment they are upper case with underscores after SPILLWAY_, and two
     underscores before a nested key: `evaluationSeconds` is SPILLWAY_EVALUATION_SECONDS, `prometheus.url` is
-    SPILLWAY_PROMETHEUS__URL. The environment wins over the file. Lists are separated by commas. `mode` alone is read again
-    while running (see `FleetMode`).
+    SPILLWAY_PROMETHEUS__URL. The environment wins over the file. Lists are separated by commas, and so are labels (`a=b,c=d`).
+    `mode` alone is read again while running (see `FleetMode`).
     """
 
     prometheus: PrometheusConnection
@@ -115,6 +138,53 @@ class Settings(_Section):
     )
     watch_namespaces: tuple[str, ...] = Field(
         default=(), max_length=100, description="Namespaces to look after; empty means all of them."
+    )
+    kwok: KwokConnection | None = Field(
+        default=None, description="Unset: pools with a Kwok provider cannot be sized."
+    )
+    pool_selector: dict[str, str] = Field(
+        default={},
+        max_length=16,
+        description="Labels of the GpuNodePools to look after, all of which a pool must have; empty means all pools.",
+    )
+    pool_collect_seconds: float = Field(
+        default=10,
+        ge=1,
+        le=300,
+        description="Seconds between two questions to a pool's provider about its nodes.",
+    )
+    pool_stale_seconds: float = Field(
+        default=60,
+        ge=2,
+        le=3600,
+        description="What a provider said longer ago counts no more, and its pool stays as it is.",
+    )
+    node_lost_seconds: float = Field(
+        default=60, ge=1, le=3600, description="A node that is NotReady for so long counts as lost."
+    )
+    node_gone_seconds: float = Field(
+        default=60,
+        ge=1,
+        le=3600,
+        description="Seconds after which the Node object of a machine that its provider no longer has is deleted.",
+    )
+    cordon_settle_seconds: float = Field(
+        default=5,
+        ge=1,
+        le=300,
+        description="Seconds between marking a node and looking for pods that reached it meanwhile.",
+    )
+    drain_back_off_seconds: float = Field(
+        default=300,
+        ge=1,
+        le=7200,
+        description="Seconds after a blocked drain before the same node is tried again.",
+    )
+    packing_refused_seconds: float = Field(
+        default=30,
+        ge=1,
+        le=3600,
+        description="Seconds that a pod may stay Unschedulable where there was room for it before that room counts as refused.",
     )
     evaluation_seconds: float = Field(
         default=15, ge=1, le=300, description="Seconds between two evaluations of all workloads."
@@ -219,6 +289,25 @@ class Settings(_Section):
             return value
         return [item.strip() for item in value.split(",") if item.strip()]
 
+    @field_validator("pool_selector", mode="before")
+    @classmethod
+    def _from_labels(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        labels = [item.strip() for item in value.split(",") if item.strip()]
+        for label in labels:
+            if not _LABEL.fullmatch(label):
+                raise ValueError(f"{label!r} is no label such as team=search")
+        return dict(label.split("=", 1) for label in labels)
+
+    @field_validator("pool_selector")
+    @classmethod
+    def _are_labels(cls, labels: dict[str, str]) -> dict[str, str]:
+        for key, value in labels.items():
+            if not _LABEL.fullmatch(f"{key}={value}"):
+                raise ValueError(f"poolSelector holds {key}: {value}, which is no label such as team: search")
+        return labels
+
     @field_validator("watch_namespaces")
     @classmethod
     def _are_namespaces(cls, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -239,6 +328,11 @@ class Settings(_Section):
             raise ValueError(
                 f"leaseRenewDeadlineSeconds ({renew:g}) must be above {WRITE_SECONDS:g} s, the longest write, plus "
                 f"leaseRetrySeconds ({self.lease_retry_seconds:g}), else no write could ever end in time; the built-in is 10"
+            )
+        if self.pool_stale_seconds <= self.pool_collect_seconds:
+            raise ValueError(
+                f"poolStaleSeconds ({self.pool_stale_seconds:g}) must be above poolCollectSeconds ({self.pool_collect_seconds:g}), "
+                "else no pool is ever known; the built-in 60 and 10 suit most clusters"
             )
         if self.metrics_port == self.probe_port:
             raise ValueError(
@@ -380,14 +474,23 @@ def _strength(mode: Mode) -> int:
     return list(Mode).index(mode)
 
 
+def section_of(field: FieldInfo) -> type[BaseModel] | None:
+    """Return the model of a setting that holds settings itself, whether it may be absent or not; None for any other."""
+    for candidate in (field.annotation, *get_args(field.annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None
+
+
 def _from_environment(
-    section: type[BaseModel], variables: Mapping[str, str], prefix: str = PREFIX
+    model: type[BaseModel], variables: Mapping[str, str], prefix: str = PREFIX
 ) -> Iterator[tuple[str, Any]]:
     """Give the settings that variables name; others with our prefix may well be another program's or Kubernetes' own."""
-    for name, field in section.model_fields.items():
+    for name, field in model.model_fields.items():
         variable = prefix + name.upper()
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            if nested := dict(_from_environment(field.annotation, variables, f"{variable}__")):
+        section = section_of(field)
+        if section is not None:
+            if nested := dict(_from_environment(section, variables, f"{variable}__")):
                 yield to_camel(name), nested
         elif variables.get(variable) and not _SERVICE_LINK.match(variables[variable]):
             yield to_camel(name), variables[variable]
@@ -410,7 +513,7 @@ def _sentence(error: ErrorDetails, values: Mapping[str, Any], path: Path | None)
     problem = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
     value = _value_at(values, keys)
     if error["type"] == "missing":
-        name = "prometheus.url" if name == "prometheus" else name
+        name = f"{name}.url" if section_of(Settings.model_fields.get(name, FieldInfo())) else name
         return f"{name} is not set. Set it, {_example(name)}, {place} as {_variable(name)}."
     if error["type"] == "extra_forbidden":
         return f"{name} is no setting{_closest(keys)}. Rename or remove it {place.removesuffix(' or')}."
@@ -420,9 +523,8 @@ def _sentence(error: ErrorDetails, values: Mapping[str, Any], path: Path | None)
 
 
 def _example(name: str) -> str:
-    section, _, field = name.rpartition(".")
-    model: type[BaseModel] = PrometheusConnection if section == "prometheus" else Settings
-    examples = model.model_fields[field].examples
+    *_, field = name.split(".")
+    examples = _model_of(name.split(".")).model_fields[field].examples
     return f"e.g. to {examples[0]}" if examples else "see the reference"
 
 
@@ -432,10 +534,15 @@ def _variable(name: str) -> str:
 
 
 def _closest(keys: list[str]) -> str:
-    section: type[BaseModel] = PrometheusConnection if keys[:1] == ["prometheus"] else Settings
-    known = [to_camel(field) for field in section.model_fields]
+    known = [to_camel(field) for field in _model_of(keys).model_fields]
     close = difflib.get_close_matches(keys[-1], known, n=1)
     return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _model_of(keys: list[str]) -> type[BaseModel]:
+    """Return the model that the last of *keys* is, or should have been, a setting of."""
+    field = Settings.model_fields.get(keys[0]) if len(keys) > 1 else None
+    return (section_of(field) if field is not None else None) or Settings
 
 
 def _value_at(values: object, keys: list[str]) -> object:

@@ -76,6 +76,34 @@ def test_a_list_in_the_environment_is_separated_by_commas(config: Path) -> None:
     assert load(config, SPILLWAY_WATCH_NAMESPACES="chat, search,").watch_namespaces == ("chat", "search")
 
 
+def test_labels_in_the_environment_are_separated_by_commas(config: Path) -> None:
+    selector = load(config, SPILLWAY_POOL_SELECTOR="fleet=a, spillway.dev/tier=,").pool_selector
+
+    assert selector == {"fleet": "a", "spillway.dev/tier": ""}
+
+
+def test_labels_of_the_environment_replace_those_of_the_file(config: Path) -> None:
+    settings = load(config, "poolSelector: {fleet: a, zone: b}\n", SPILLWAY_POOL_SELECTOR="fleet=c")
+
+    assert settings.pool_selector == {"fleet": "c"}
+
+
+def test_the_market_of_kwok_pools_may_be_left_out(config: Path) -> None:
+    assert load(config).kwok is None
+
+
+@pytest.mark.parametrize("where", ["file", "environment"])
+def test_the_market_of_kwok_pools_is_read_from_file_and_environment(config: Path, where: str) -> None:
+    url = "http://127.0.0.1:8090"
+
+    settings = (
+        load(config, f"kwok: {{url: '{url}'}}\n") if where == "file" else load(config, SPILLWAY_KWOK__URL=url)
+    )
+
+    assert settings.kwok is not None
+    assert settings.kwok.url == url
+
+
 def test_what_kubernetes_sets_for_a_service_of_that_name_is_no_setting(config: Path) -> None:
     settings = load(config, SPILLWAY_METRICS_PORT="tcp://10.0.0.7:8080", SPILLWAY_SERVICE_HOST="10.0.0.7")
 
@@ -132,6 +160,33 @@ def test_words_of_the_log_may_be_in_any_case(config: Path) -> None:
             "leaseRenewDeadlineSeconds (6) must be above 5 s, the longest write, plus leaseRetrySeconds (2), "
             "else no write could ever end in time; the built-in is 10.",
             id="a Lease too short for any write",
+        ),
+        pytest.param(
+            URL + "kwok: {}\n",
+            "kwok.url is not set. Set it, e.g. to http://127.0.0.1:8090, in {file} or as SPILLWAY_KWOK__URL.",
+            id="a market without an address",
+        ),
+        pytest.param(
+            URL + "kwok: {uri: 'http://market:8090', url: 'http://market:8090'}\n",
+            "kwok.uri is no setting (did you mean url?). Rename or remove it in {file}.",
+            id="a typo in an optional section",
+        ),
+        pytest.param(
+            URL + "kwok: {url: 'market:8090'}\n",
+            "kwok.url is 'market:8090': must be http:// or https://, a host and a port, and nothing more. "
+            "Change it in {file} or as SPILLWAY_KWOK__URL.",
+            id="a market without a scheme",
+        ),
+        pytest.param(
+            URL + "poolSelector: {fleet: a b}\n",
+            "poolSelector holds fleet: a b, which is no label such as team: search.",
+            id="no label",
+        ),
+        pytest.param(
+            URL + "poolCollectSeconds: 60\n",
+            "poolStaleSeconds (60) must be above poolCollectSeconds (60), else no pool is ever known; "
+            "the built-in 60 and 10 suit most clusters.",
+            id="pools never known",
         ),
         pytest.param(
             URL + "metricsPort: 8081\n",
