@@ -9,7 +9,8 @@ from spillway.api import names
 from spillway.api.crdgen import definition
 from spillway.api.kinds import KINDS
 from spillway.api.markers import Kind
-from spillway.api.v1alpha1 import Condition, Decision, GpuWorkloadStatus
+from spillway.api.nodepools import GpuNodePoolStatus, NodeCounts, PoolRefusal
+from spillway.api.v1alpha1 import CapacityStatus, Condition, Decision, GpuWorkloadStatus
 from tests.cluster.client import ApiError
 from tests.cluster.controlplane import ControlPlane
 from tests.contract.sample_files import Sample, load
@@ -73,7 +74,7 @@ def test_the_server_accepts_a_good_sample(api: ControlPlane, namespace: str, sam
         collection(sample.manifest, namespace), sample.manifest, fieldValidation="Strict", dryRun="All"
     )
 
-    assert stored["spec"].keys() == sample.manifest["spec"].keys()
+    assert stored["spec"].keys() >= sample.manifest["spec"].keys()
 
 
 @pytest.mark.parametrize("sample", load("bad"), ids=lambda sample: sample.name)
@@ -98,6 +99,40 @@ def test_nothing_but_the_target_is_defaulted_so_that_policies_apply(
         "targetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "llm-chat"},
         "maxReplicas": 8,
     }
+
+
+def pool(name: str, **spec: object) -> dict[str, Any]:
+    """Return the shortest GpuNodePool unless *spec* says more."""
+    shortest = {
+        "provider": {"type": "External"},
+        "capacityType": "Spot",
+        "node": {"gpuCount": 8, "selector": {"pool": name}},
+    }
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": names.POOL_KIND,
+        "metadata": {"name": name},
+        "spec": shortest | spec,
+    }
+
+
+def test_a_pool_over_live_nodes_is_only_observed_until_it_says_otherwise(api: ControlPlane) -> None:
+    stored = api.client.post(f"{GROUP}/{names.POOL_PLURAL}", pool("observed"), dryRun="All")
+
+    built_in = {key: stored["spec"][key] for key in ("mode", "minNodes", "headroomNodes")}
+    assert built_in == {"mode": "Observe", "minNodes": 0, "headroomNodes": 0}
+    assert "maxNodes" not in stored["spec"]
+
+
+def test_a_block_of_a_pool_shows_its_other_built_ins_once_one_field_is_set(api: ControlPlane) -> None:
+    given = pool("drained", drain={"idleSeconds": 60}, breaker={"interruptions": 5})
+
+    stored = api.client.post(f"{GROUP}/{names.POOL_PLURAL}", given, dryRun="All")["spec"]
+
+    assert stored["drain"] == {
+        "minNodeAgeSeconds": 600, "idleSeconds": 60, "timeoutSeconds": 600, "foreignPods": "Block",
+    }  # fmt: skip
+    assert stored["breaker"] == {"interruptions": 5, "withinSeconds": 1800, "openSeconds": 3600}
 
 
 def test_kubectl_scale_pins_the_count_even_outside_the_bounds(api: ControlPlane, namespace: str) -> None:
@@ -202,6 +237,18 @@ FULL_STATUS = GpuWorkloadStatus(
     signal="0.83/0.80 100% cov",
     state="Fresh",
     reason="UtilizationHigh",
+    capacity=CapacityStatus(
+        baseline_replicas=1,
+        on_demand_replicas=2,
+        burst_replicas=1,
+        fallback_replicas=1,
+        fallback_since="2026-11-22T09:00:00Z",
+        fallback_reason="SpotRefused",
+        ready_on_demand=1,
+        ready_burst=1,
+        twin="llm-chat-burst",
+        pools=("h100-spot-a", "h100-spot-b"),
+    ),
     hourly_cost="29.40 USD",
     last_scale_time="2026-11-22T09:00:00Z",
     decisions=(
@@ -252,6 +299,7 @@ def test_kubectl_get_shows_the_columns(api: ControlPlane, namespace: str) -> Non
             "REPLICAS",
             "DESIRED",
             "READY",
+            "BURST",
             "SIGNAL",
             "STATE",
             "REASON",
@@ -260,8 +308,55 @@ def test_kubectl_get_shows_the_columns(api: ControlPlane, namespace: str) -> Non
             "AGE",
         ]
     )
-    cells = ["llm-chat", "Enforce", "3", "5", "2", "0.83/0.80", "100%", "cov", "Fresh", "UtilizationHigh"]
-    assert row.split()[:12] == [*cells, "29.40", "USD"]
+    cells = ["llm-chat", "Enforce", "3", "5", "2", "1"]
+    signal = ["0.83/0.80", "100%", "cov", "Fresh", "UtilizationHigh"]
+    assert row.split()[:13] == [*cells, *signal, "29.40", "USD"]
+
+
+FULL_POOL_STATUS = GpuNodePoolStatus(
+    observed_generation=1,
+    mode="Enforce",
+    nodes=NodeCounts(ready=2, not_ready=0, cordoned=0, booting=1, draining=1, doomed=1),
+    desired_nodes=5,
+    target_nodes=3,
+    closed_until="2026-11-22T09:10:00Z",
+    failed_probes=2,
+    breaker_open_until="2026-11-22T10:00:00Z",
+    last_refusals=tuple(
+        PoolRefusal(
+            time=f"2026-11-22T09:0{minute}:00Z",
+            kind="Capacity",
+            code="InsufficientInstanceCapacity",
+            message="x" * 5000,
+            zone="a",
+        )
+        for minute in range(3)
+    ),
+    gpus_allocatable=16,
+    gpus_allocated=8,
+    gpus_idle=8,
+    hourly_cost="58.80",
+    currency="USD",
+    price_source="pool price",
+)
+
+
+def test_the_server_keeps_a_full_status_of_a_pool_and_kubectl_shows_it(api: ControlPlane) -> None:
+    path = f"{GROUP}/{names.POOL_PLURAL}"
+    given = pool("api-schema-test", mode="Enforce", provider={"type": "Kwok"}, maxNodes=4)
+    api.client.post(path, given)
+    try:
+        stored = api.client.patch(f"{path}/api-schema-test/status", {"status": FULL_POOL_STATUS.dump()})
+
+        header, row = api.kubectl("get", "gpunp", "api-schema-test").strip().splitlines()
+    finally:
+        api.client.delete(f"{path}/api-schema-test")
+
+    assert stored["status"] == FULL_POOL_STATUS.dump()
+    assert header.split()[:9] == [
+        "NAME", "TYPE", "MODE", "NODES", "DESIRED", "NOT-READY", "GPUS", "USED", "IDLE",
+    ]  # fmt: skip
+    assert row.split()[:9] == ["api-schema-test", "Spot", "Enforce", "2", "3", "0", "16", "8", "8"]
 
 
 def test_kubectl_get_knows_the_category(api: ControlPlane, namespace: str) -> None:
