@@ -1,32 +1,22 @@
-"""What is kept of the API's objects, above all: how a pod is classified."""
+"""What is kept of pods, above all how they are classified, and of autoscalers and namespaces."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from spillway.adapters.kube.projections import (
     NamespaceInfo,
-    deployment,
     horizontal_pod_autoscaler,
     namespace_info,
-    node,
     pod,
-    replica_set,
-    requested_devices,
-    requested_gpus,
     scaled_object,
-    selector_text,
 )
 from spillway.core.model import (
-    CapacityType,
-    Deployment,
     ForeignAutoscaler,
-    Node,
     ObjectKey,
     Pod,
     PodPhase,
-    ReplicaSet,
 )
 
 Raw = dict[str, Any]
@@ -233,7 +223,9 @@ def test_a_pod_is_kept_whole() -> None:
         cause="Unschedulable",
         message="0/3 nodes: no GPU left",
         owner_name="chat-77f",
+        owner_kind="ReplicaSet",
         devices={"nvidia.com/gpu": 2},
+        requests={"nvidia.com/gpu": 2, "pods": 1},
     )
 
 
@@ -266,191 +258,94 @@ def test_a_foreign_pod_is_kept_while_it_holds_gpus(owners: list[Raw], payer: tup
     assert ((found.owner_uid, found.owner_name), found.gpus) == (payer, 2)
 
 
-def test_a_foreign_pod_without_gpus_is_not_kept() -> None:
-    raw = owned_by()
+@pytest.mark.parametrize("kind", ["DaemonSet", "Job", "StatefulSet", "Node"])
+def test_a_pod_without_gpus_is_kept_whoever_made_it(kind: str) -> None:
+    raw = owned_by({"kind": kind, "controller": True, "uid": "x", "name": "owner"})
     raw["spec"]["containers"] = [{"resources": {"requests": {"cpu": "4"}}}]
 
-    assert pod(raw) is None
+    found = pod(raw)
+
+    assert found is not None
+    assert (found.owner_kind, found.gpus, found.requests) == (kind, 0, {"cpu": 4000, "pods": 1})
 
 
 def test_a_foreign_pod_that_finished_is_not_kept() -> None:
     assert pod(owned_by(phase="Succeeded")) is None
 
 
-def container(**gpus: int) -> Raw:
-    names = {"nvidia": "nvidia.com/gpu", "mig": "nvidia.com/mig-1g.5gb", "amd": "amd.com/gpu"}
-    return {"resources": {"requests": {names[name]: str(amount) for name, amount in gpus.items()}}}
-
-
-@pytest.mark.case("metrics-and-cost E77")
-@pytest.mark.parametrize(
-    ("init", "main", "expected"),
-    [
-        pytest.param([], [container(nvidia=2), container(nvidia=1)], 3, id="containers add up"),
-        pytest.param([container(nvidia=4)], [container(nvidia=1)], 4, id="a larger init container rules"),
-        pytest.param([container(nvidia=1)], [container(nvidia=4)], 4, id="a smaller one does not"),
-        pytest.param(
-            [container(nvidia=1) | {"restartPolicy": "Always"}], [container(nvidia=4)], 5, id="a sidecar stays"
-        ),
-        pytest.param(
-            [container(nvidia=1) | {"restartPolicy": "Always"}, container(nvidia=6)],
-            [container(nvidia=4)],
-            7,
-            id="an init container runs beside an earlier sidecar",
-        ),
-        pytest.param([], [container(mig=2, nvidia=1)], 3, id="slices count like GPUs"),
-        pytest.param([], [container(amd=8)], 8, id="AMD"),
-        pytest.param([], [{"resources": {"limits": {"nvidia.com/gpu": 2}}}], 2, id="limits alone, as a number"),
-        pytest.param([], [{"resources": {"requests": {"cpu": "500m"}}}], 0, id="no GPU at all"),
-        pytest.param([], [{}], 0, id="no resources"),
-    ],
-)  # fmt: skip
-def test_gpus_are_what_the_scheduler_sets_aside(init: list[Raw], main: list[Raw], expected: int) -> None:
-    assert requested_gpus({"initContainers": init, "containers": main}) == expected
-
-
-@pytest.mark.case("metrics-and-cost E77")
-def test_each_device_is_set_aside_by_its_own_larger_phase() -> None:
-    wanted = requested_devices(
-        {"initContainers": [container(nvidia=1)], "containers": [container(mig=1, nvidia=0)]}
-    )
-
-    assert wanted == {"nvidia.com/gpu": 1, "nvidia.com/mig-1g.5gb": 1}
-
-
-def make_node(*conditions: Raw, labels: Raw | None = None, **spec: Any) -> Raw:  # noqa: ANN401
-    return {
-        "metadata": {"name": "n1", "labels": labels or {}},
-        "spec": spec,
-        "status": {
-            "conditions": list(conditions),
-            "allocatable": {"cpu": "96", "nvidia.com/gpu": "8", "example.com/fuse": "1k", "memory": "1Ti"},
-        },
-    }
-
-
-def test_a_node_is_kept_with_its_devices_labels_and_price() -> None:
-    raw = make_node(READY, labels={"pool": "a", "nvidia.com/gpu.product": "H100"}, unschedulable=True)
-    raw["metadata"]["annotations"] = {"spillway.dev/price-per-hour": "29.40"}
-
-    assert node(raw) == Node(
-        name="n1",
-        ready=True,
-        unschedulable=True,
-        labels={"pool": "a", "nvidia.com/gpu.product": "H100"},
-        devices={"nvidia.com/gpu": 8, "example.com/fuse": 1000},
-        gpu_model="H100",
-        price_annotation="29.40",
-    )
+def spec_of(**more: Any) -> Raw:  # noqa: ANN401 - fields of a pod spec
+    raw = make_pod(READY)
+    raw["spec"] |= more
+    return raw
 
 
 @pytest.mark.parametrize(
-    "conditions",
+    ("volume", "kept"),
     [
-        pytest.param((), id="nothing said yet"),
-        pytest.param((condition("Ready", "False"),), id="not ready"),
-        pytest.param((condition("Ready", "Unknown"),), id="silent"),
+        pytest.param({"hostPath": {"path": "/models"}}, ("v",), id="hostPath"),
+        pytest.param({"emptyDir": {}}, ("v",), id="emptyDir on disk"),
+        pytest.param({"emptyDir": {"medium": "Memory"}}, (), id="emptyDir in memory"),
+        pytest.param({"persistentVolumeClaim": {"claimName": "c"}}, (), id="a claim"),
+        pytest.param({"configMap": {"name": "c"}}, (), id="a ConfigMap"),
     ],
 )
-def test_a_node_is_ready_only_when_it_says_so(conditions: tuple[Raw, ...]) -> None:
-    assert node(make_node(*conditions)).ready is False
+def test_volumes_that_a_move_would_lose_are_named(volume: Raw, kept: tuple[str, ...]) -> None:
+    found = pod(spec_of(volumes=[{"name": "v", **volume}]))
+
+    assert found is not None
+    assert found.local_volumes == kept
 
 
-@pytest.mark.case("metrics-and-cost E82")
+def test_only_what_speaks_of_moving_a_pod_is_kept_of_its_labels_and_annotations() -> None:
+    raw = make_pod(READY)
+    raw["metadata"]["labels"] = {"app": "chat", "cluster.x-k8s.io/drain": "wait-completed"}
+    raw["metadata"]["annotations"] = {
+        "prometheus.io/scrape": "true",
+        "karpenter.sh/do-not-disrupt": "30m",
+        "controller.kubernetes.io/pod-deletion-cost": "-100",
+    }
+
+    found = pod(raw)
+
+    assert found is not None
+    assert found.hints == {
+        "cluster.x-k8s.io/drain": "wait-completed",
+        "karpenter.sh/do-not-disrupt": "30m",
+        "controller.kubernetes.io/pod-deletion-cost": "-100",
+    }
+
+
 @pytest.mark.parametrize(
-    ("label", "value", "expected"),
+    ("raw", "seconds"),
     [
-        ("karpenter.sh/capacity-type", "spot", CapacityType.SPOT),
-        ("karpenter.sh/capacity-type", "on-demand", CapacityType.ON_DEMAND),
-        ("karpenter.sh/capacity-type", "reserved", CapacityType.RESERVED),
-        ("eks.amazonaws.com/capacityType", "SPOT", CapacityType.SPOT),
-        ("eks.amazonaws.com/capacityType", "ON_DEMAND", CapacityType.ON_DEMAND),
-        ("cloud.google.com/gke-spot", "true", CapacityType.SPOT),
-        ("cloud.google.com/gke-provisioning", "standard", CapacityType.ON_DEMAND),
-        ("kubernetes.azure.com/scalesetpriority", "spot", CapacityType.SPOT),
-        ("example.com/lifecycle", "spot", CapacityType.UNKNOWN),
+        pytest.param(make_pod(READY), 30, id="silent"),
+        pytest.param(spec_of(terminationGracePeriodSeconds=600), 600, id="from the spec"),
+        pytest.param(spec_of(terminationGracePeriodSeconds=0), 0, id="none at all"),
+        pytest.param(
+            make_pod(READY, deleted="2026-11-22T09:05:30Z")
+            | {"spec": {"terminationGracePeriodSeconds": 600}},
+            30,
+            id="as its deletion grants",
+        ),
     ],
 )
-def test_the_capacity_type_of_a_node_is_what_its_platform_labels_say(
-    label: str, value: str, expected: CapacityType
-) -> None:
-    assert node(make_node(READY, labels={label: value})).capacity_type is expected
+def test_the_grace_of_a_pod_is_how_long_it_may_take_to_end(raw: Raw, seconds: int) -> None:
+    found = pod(raw)
+
+    assert found is not None
+    assert found.grace == timedelta(seconds=seconds)
 
 
-def make_deployment(**spec: Any) -> Raw:  # noqa: ANN401
-    return {
-        "metadata": {
-            "namespace": "ns",
-            "name": "chat",
-            "uid": "deployment-uid",
-            "resourceVersion": "17",
-            "generation": 4,
-            "annotations": {"deployment.kubernetes.io/revision": "6"},
-        },
-        "spec": {
-            "replicas": 3,
-            "selector": {"matchLabels": {"app": "chat"}},
-            "template": {"spec": {"containers": [container(nvidia=2)]}},
-            **spec,
-        },
-        "status": {"observedGeneration": 4, "replicas": 5, "updatedReplicas": 2},
-    }
+def test_pods_of_one_template_share_what_they_ask_for() -> None:
+    asked = {"tolerations": [{"operator": "Exists"}], "nodeSelector": {"pool": "a"}, "priority": 7}
 
+    one, other = pod(spec_of(**asked)), pod(spec_of(**asked))
 
-def test_a_deployment_is_kept_whole() -> None:
-    assert deployment(make_deployment()) == Deployment(
-        key=ObjectKey("ns", "chat"),
-        uid="deployment-uid",
-        resource_version="17",
-        generation=4,
-        observed_generation=4,
-        replicas=3,
-        updated_replicas=2,
-        status_replicas=5,
-        selector="app=chat",
-        gpus_per_pod=2,
-        revision=6,
-    )
-
-
-def test_a_deployment_at_zero_is_not_one_that_leaves_its_count_open() -> None:
-    silent = make_deployment()
-    del silent["spec"]["replicas"]
-
-    assert deployment(make_deployment(replicas=0)).replicas == 0
-    assert deployment(silent).replicas == 1
-
-
-def test_a_deployment_that_may_not_make_pods_says_why() -> None:
-    raw = make_deployment()
-    raw["status"]["conditions"] = [condition("ReplicaFailure", "True", message="exceeded quota: gpu")]
-
-    assert deployment(raw).failure == "exceeded quota: gpu"
-
-
-def test_a_deployment_that_nobody_has_looked_at_yet_has_no_status() -> None:
-    raw = make_deployment()
-    del raw["status"]
-
-    found = deployment(raw)
-
-    assert (found.observed_generation, found.status_replicas, found.failure) == (0, 0, None)
-
-
-def test_a_replica_set_leads_from_its_pods_to_its_deployment() -> None:
-    raw = {
-        "metadata": {
-            "namespace": "ns",
-            "name": "chat-7f",
-            "uid": "set-uid",
-            "annotations": {"deployment.kubernetes.io/revision": "6"},
-            "ownerReferences": [{"kind": "Deployment", "controller": True, "uid": "deployment-uid"}],
-        }
-    }
-
-    assert replica_set(raw) == ReplicaSet(
-        key=ObjectKey("ns", "chat-7f"), uid="set-uid", owner_uid="deployment-uid", revision=6
-    )
+    assert one is not None
+    assert other is not None
+    assert one.requests is other.requests
+    assert one.constraints is other.constraints
+    assert one.priority == 7
 
 
 def autoscaler(**target: str) -> Raw:
@@ -494,17 +389,3 @@ def test_a_namespace_under_deletion_is_terminating_at_once() -> None:
     raw = {"metadata": {"name": "ns", "labels": {"team": "a"}, "deletionTimestamp": at(CHANGED)}}
 
     assert namespace_info(raw) == NamespaceInfo(name="ns", labels={"team": "a"}, terminating=True)
-
-
-def test_a_selector_is_written_as_kubectl_takes_it() -> None:
-    selector = {
-        "matchLabels": {"b": "2", "a": "1"},
-        "matchExpressions": [
-            {"key": "tier", "operator": "In", "values": ["y", "x"]},
-            {"key": "zone", "operator": "NotIn", "values": ["z"]},
-            {"key": "gpu", "operator": "Exists"},
-            {"key": "legacy", "operator": "DoesNotExist"},
-        ],
-    }
-
-    assert selector_text(selector) == "a=1,b=2,tier in (x,y),zone notin (z),gpu,!legacy"
