@@ -40,11 +40,17 @@ RIGHTS = {
         ("spillway.dev", "gpunodepools/status", ("patch",)),
     },
     "spillway-scale": {("apps", "deployments/scale", ("get", "patch"))},
+    "spillway-twins": {("apps", "deployments", ("create", "update", "patch", "delete"))},
+    "spillway-deletion-cost": {("", "pods", ("patch",))},
     "spillway-events": {("", "events", ("create",))},
     "spillway-lease": {
         ("coordination.k8s.io", "leases", ("get", "update")),
         ("coordination.k8s.io", "leases", ("create",)),
     },
+}
+ON_NODES = {
+    "spillway-nodes": {("", "nodes", ("patch", "delete")), ("", "pods/eviction", ("create",))},
+    "spillway-lost-pods": {("", "pods", ("delete",))},
 }
 FOR_PEOPLE = {
     "spillway-user-view": {
@@ -62,7 +68,10 @@ FOR_PEOPLE = {
 COMBINATIONS = [
     pytest.param({}, id="as it comes"),
     pytest.param({"settings": {"watchNamespaces": ["a", "b"], "mode": "Observe"}}, id="two namespaces"),
-    pytest.param({"crds": {"enabled": False}, "admissionPolicy": {"enabled": False}}, id="least"),
+    pytest.param(
+        {"crds": {"enabled": False}, "admissionPolicy": {"enabled": False}, "nodes": {"manage": False}},
+        id="least",
+    ),
     pytest.param({"crds": {"keep": False}, "userRoles": {"aggregate": False}}, id="nothing kept"),
     pytest.param({"serviceAccount": {"create": False, "name": "ours"}}, id="existing account"),
     pytest.param(
@@ -130,7 +139,34 @@ def test_every_object_is_named_once_and_carries_the_labels(
 
 
 def test_the_roles_hold_exactly_the_reviewed_rights(offline_helm: Helm) -> None:
-    assert rights(render(offline_helm)) == {**RIGHTS, **FOR_PEOPLE}
+    assert rights(render(offline_helm)) == {**RIGHTS, **ON_NODES, **FOR_PEOPLE}
+
+
+@pytest.mark.parametrize(
+    ("values", "left"),
+    [
+        pytest.param({"nodes": {"manage": False}}, set(), id="not wanted"),
+        pytest.param({"settings": {"watchNamespaces": ["a"]}}, set(), id="pods of some namespaces only"),
+        pytest.param({"nodes": {"deletePodsOfLostNodes": False}}, {"spillway-nodes"}, id="no pod deleted"),
+    ],
+)
+def test_rights_on_nodes_go_with_what_they_are_for(
+    offline_helm: Helm, values: dict[str, Any], left: set[str]
+) -> None:
+    manifests = render(offline_helm, values)
+
+    bindings = of_kind(manifests, "ClusterRoleBinding", "RoleBinding").values()
+    assert rights(manifests).keys() & ON_NODES.keys() == left
+    assert {binding["roleRef"]["name"] for binding in bindings} == {*RIGHTS, *left}
+
+
+@pytest.mark.parametrize("values", [{"nodes": {"manage": False}}, {"settings": {"watchNamespaces": ["a"]}}])
+def test_without_rights_on_nodes_the_policy_allows_no_change_of_one(
+    offline_helm: Helm, values: dict[str, Any]
+) -> None:
+    policy = of_kind(render(offline_helm, values), "ValidatingAdmissionPolicy")["spillway-nodes"]
+
+    assert [rule["expression"] for rule in policy["spec"]["validations"]] == ["false"]
 
 
 def test_no_role_has_a_star(offline_helm: Helm) -> None:
@@ -146,7 +182,7 @@ def test_no_role_has_a_star(offline_helm: Helm) -> None:
 def test_the_account_is_bound_to_its_duties_and_to_no_role_for_people(offline_helm: Helm) -> None:
     bindings = of_kind(render(offline_helm), "ClusterRoleBinding", "RoleBinding").values()
 
-    assert {binding["roleRef"]["name"] for binding in bindings} == set(RIGHTS)
+    assert {binding["roleRef"]["name"] for binding in bindings} == {*RIGHTS, *ON_NODES}
     account = {"kind": "ServiceAccount", "name": "spillway", "namespace": "gpu"}
     assert all(binding["subjects"] == [account] for binding in bindings)
 
@@ -159,7 +195,14 @@ def test_watched_namespaces_get_the_only_bindings_of_namespaced_rights(offline_h
         for one in manifests
         if one["kind"] in ("ClusterRoleBinding", "RoleBinding")
     }
-    duties = ("spillway-read", "spillway-status", "spillway-scale", "spillway-events")
+    duties = (
+        "spillway-read",
+        "spillway-status",
+        "spillway-scale",
+        "spillway-twins",
+        "spillway-deletion-cost",
+        "spillway-events",
+    )
     assert bound == {
         *((duty, namespace) for duty in duties for namespace in ("a", "b")),
         ("spillway-cluster-read", None),
@@ -246,6 +289,28 @@ def test_user_roles_are_left_alone_when_not_wanted(offline_helm: Helm) -> None:
     assert not any("aggregate" in label for label in labels)
 
 
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        pytest.param({}, None, id="as it comes"),
+        pytest.param({"nodes": {"manage": False}}, "nodes.manage is false", id="not wanted"),
+        pytest.param(
+            {"settings": {"watchNamespaces": ["a"]}}, "settings.watchNamespaces is set", id="namespaces"
+        ),
+    ],
+)
+def test_the_notes_say_what_comes_of_missing_rights_on_nodes(
+    offline_helm: Helm, values: dict[str, Any], words: str | None
+) -> None:
+    notes = offline_helm.run(
+        "install", "spillway", str(CHART), "--dry-run=client", "--disable-openapi-validation",
+        values=laid_over(URL, values),
+    ).split("NOTES:")[1]  # fmt: skip
+
+    assert ("no right to change nodes" in notes) is (words is not None)
+    assert (words or "") in notes
+
+
 def test_the_admission_policies_name_the_account_in_use(offline_helm: Helm) -> None:
     manifests = render(offline_helm, {"serviceAccount": {"create": False, "name": "ours"}})
 
@@ -296,6 +361,12 @@ def test_the_admission_policies_name_the_account_in_use(offline_helm: Helm) -> N
             {"settings": {"leaseNamespace": "elsewhere"}},
             "additional properties 'leaseNamespace'",
             id="fixed setting",
+        ),
+        pytest.param({"nodes": {"mange": False}}, "additional properties 'mange'", id="mistyped switch"),
+        pytest.param(
+            {"settings": {"kwok": {"uri": "http://m"}}},
+            "at '/settings/kwok'",
+            id="mistyped key of an optional section",
         ),
         pytest.param({"image": {"pullPolicy": "Sometimes"}}, "at '/image/pullPolicy'", id="pull policy"),
         pytest.param({"image": {"digest": "latest"}}, "at '/image/digest'", id="digest"),

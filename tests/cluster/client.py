@@ -71,10 +71,15 @@ class Client:
     ) -> JsonObject:
         return self._ask("PATCH", path, body=body, params=params, content_type=PATCH_TYPES[kind])
 
-    def delete(self, path: str, **params: Any) -> JsonObject:  # noqa: ANN401
-        """Delete; an object that is already gone is fine."""
+    def delete(
+        self,
+        path: str,
+        body: JsonObject | None = None,
+        **params: Any,  # noqa: ANN401
+    ) -> JsonObject:
+        """Delete, with the DeleteOptions in *body* if any; an object that is already gone is fine."""
         try:
-            return self._ask("DELETE", path, params=params)
+            return self._ask("DELETE", path, body=body, params=params)
         except ApiError as exc:
             if exc.status == 404:
                 return {}

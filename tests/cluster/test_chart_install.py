@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,6 +22,9 @@ from tests.cluster.operator_chart import (
 )
 
 COST = "controller.kubernetes.io/pod-deletion-cost"
+MARK = "spillway.dev/cordon"
+OWN_TAINT = {"key": "spillway.dev/cordoned", "value": "drain", "effect": "NoSchedule"}
+OTHER_TAINT = {"key": "team", "value": "search", "effect": "NoSchedule"}
 OWN = {"spillway.dev/owned-by": "5f1d5c5e-0000-4000-8000-000000000000"}
 SYSTEM_TAINT = {"key": "system", "value": "only", "effect": "NoSchedule"}
 ADMISSION_SECONDS = 20  # the API server reads new policies a moment after they are made
@@ -30,6 +33,7 @@ ADMISSION_SECONDS = 20  # the API server reads new policies a moment after they 
 @pytest.fixture(scope="module")
 def installed(cluster: ControlPlane, helm: Helm, crds: list[str]) -> Iterator[InstalledChart]:
     with released(cluster, helm) as release:
+        wait_for_policies(cluster, release)
         yield release
 
 
@@ -68,31 +72,65 @@ def too_mighty(cluster: ControlPlane, mighty: InstalledChart) -> Client:
     return cluster.client_for(mighty.token)
 
 
+@pytest.fixture(scope="module")
+def fleet_wide(cluster: ControlPlane, helm: Helm, crds: list[str]) -> Iterator[InstalledChart]:
+    """A release that watches all namespaces and so may change nodes; there once its policies are in force."""
+    with released(cluster, helm, watched=[]) as release:
+        wait_for_policies(cluster, release)
+        yield release
+
+
+@pytest.fixture(scope="module")
+def fleet_account(cluster: ControlPlane, fleet_wide: InstalledChart) -> Client:
+    """Speaks with the rights of the chart's account where it may change nodes."""
+    return cluster.client_for(fleet_wide.token)
+
+
 @contextmanager
-def released(cluster: ControlPlane, helm: Helm) -> Iterator[InstalledChart]:
+def released(
+    cluster: ControlPlane, helm: Helm, *, watched: list[str] | None = None
+) -> Iterator[InstalledChart]:
+    """A release in a namespace of its own, which it watches unless *watched* names others; none means all."""
     namespace = f"chart-{uuid.uuid4().hex[:8]}"
     cluster.make_namespace(namespace)
-    with installed_chart(cluster, helm, namespace) as release:
+    settings = {} if watched is None else {"watchNamespaces": watched}
+    with installed_chart(cluster, helm, namespace, settings=settings) as release:
         yield release
     cluster.client.delete(f"/api/v1/namespaces/{namespace}")
 
 
 def wait_for_policies(cluster: ControlPlane, release: InstalledChart) -> None:
-    """Wait until both policies answer; what they refuse here, the tests look at one by one."""
+    """Wait until every policy answers; what they refuse here, the tests look at one by one."""
     client = cluster.client_for(release.token)
-    cluster.make_deployment(release.namespace, "canary", replicas=0)
+    pod = pod_path(cluster, release.namespace)
+    target = deployment(release.namespace, new_deployment(cluster, release.namespace))
+    node = "/api/v1/nodes/" + new_node(cluster, ready=False)
     edit = {"metadata": {"labels": {"edited": "yes"}}}
-    pod = {"metadata": {"name": "canary"}, "spec": {"containers": [{"name": "a", "image": "a"}]}}
-    pods = f"/api/v1/namespaces/{release.namespace}/pods"
     cluster.wait_for(
-        lambda: (
-            "scale subresource"
-            in refusal(lambda: client.patch(deployment(release.namespace, "canary"), edit, dryRun="All"))
-            and "nothing else" in refusal(lambda: client.post(pods, pod, dryRun="All"))
+        lambda: all(
+            refusal(lambda at=at: client.patch(at, edit, dryRun="All")) for at in (pod, target, node)
         ),
         ADMISSION_SECONDS,
         "the admission policies refuse what RBAC allows",
     )
+    cluster.client.delete(node)
+
+
+def new_node(
+    cluster: ControlPlane, *, ready: bool = True, taints: Sequence[Mapping[str, str]] = (SYSTEM_TAINT,)
+) -> str:
+    """Make a node that no other test's pods tolerate; whoever asks for it deletes it."""
+    name = f"chart-{uuid.uuid4().hex[:8]}"
+    cluster.make_gpu_node(name, gpus=0, ready=ready, taints=taints)
+    return name
+
+
+@pytest.fixture
+def node(cluster: ControlPlane) -> Iterator[str]:
+    """The path of a Ready node with somebody else's taints."""
+    name = new_node(cluster, taints=(SYSTEM_TAINT, OTHER_TAINT))
+    yield f"/api/v1/nodes/{name}"
+    cluster.delete_node(name)
 
 
 def deployment(namespace: str, name: str, subresource: str = "") -> str:
@@ -178,6 +216,35 @@ def test_the_account_sets_replicas_through_the_scale_subresource(
     assert cluster.deployment(installed.namespace, name)["spec"]["replicas"] == 2
 
 
+def test_the_account_makes_changes_and_deletes_a_burst_twin(
+    cluster: ControlPlane, account: Client, installed: InstalledChart
+) -> None:
+    source = new_deployment(cluster, installed.namespace)
+    twin = {
+        "metadata": {"name": f"{source}-burst", "labels": OWN},
+        "spec": cluster.deployment(installed.namespace, source)["spec"],
+    }
+    path = deployment(installed.namespace, f"{source}-burst")
+
+    made = account.post(path.rsplit("/", 1)[0], twin)
+    made["spec"]["minReadySeconds"] = 5
+    account.put(path, made)
+    account.patch(path, {"metadata": {"annotations": {"spillway.dev/handover": "yes"}}})
+    account.delete(path)
+
+    assert cluster.client.find(path) is None
+
+
+def test_the_account_marks_which_pod_goes_first(
+    cluster: ControlPlane, account: Client, installed: InstalledChart
+) -> None:
+    path = pod_path(cluster, installed.namespace)
+
+    account.patch(path, {"metadata": {"annotations": {COST: "-100"}}})
+
+    assert cluster.client.get(path)["metadata"]["annotations"][COST] == "-100"
+
+
 def test_the_account_writes_the_status_of_a_workload(
     cluster: ControlPlane, account: Client, installed: InstalledChart
 ) -> None:
@@ -236,6 +303,8 @@ def test_the_account_has_no_right_beyond_its_duties(account: Client, installed: 
         ("gpunodepools/status", "patch"),
         ("deployments/scale", "get"),
         ("deployments/scale", "patch"),
+        *(("deployments", verb) for verb in ("create", "update", "patch", "delete")),
+        ("pods", "patch"),
         ("events", "create"),
         ("leases", "create"),
         ("leases", "get"),
@@ -250,26 +319,14 @@ def test_the_account_has_no_right_beyond_its_duties(account: Client, installed: 
     ("request_of", "what"),
     [
         pytest.param(
-            lambda account, at: account.patch(deployment(at, "llm-chat"), {"spec": {"paused": True}}),
-            'cannot patch resource "deployments"',
-            id="edit a Deployment",
-        ),
-        pytest.param(
-            lambda account, at: account.delete(deployment(at, "llm-chat")),
-            'cannot delete resource "deployments"',
-            id="delete a Deployment",
-        ),
-        pytest.param(
-            lambda account, at: account.patch(
-                f"/api/v1/namespaces/{at}/pods/a", {"metadata": {"labels": {"a": "b"}}}
-            ),
-            'cannot patch resource "pods"',
-            id="edit a pod",
-        ),
-        pytest.param(
             lambda account, at: account.delete(f"/api/v1/namespaces/{at}/pods/a"),
             'cannot delete resource "pods"',
             id="delete a pod",
+        ),
+        pytest.param(
+            lambda account, at: account.post(f"/api/v1/namespaces/{at}/pods/a/eviction", {}),
+            'cannot create resource "pods/eviction"',
+            id="evict a pod",
         ),
         pytest.param(
             lambda account, at: account.delete(
@@ -334,7 +391,196 @@ def test_without_watch_namespaces_the_account_reads_every_namespace(
     assert "items" in cluster.client_for(installed.token).get("/api/v1/pods")
 
 
-# The second lock: the account was given too much
+# Nodes: only where all namespaces are watched
+
+
+def marking(*taints: Mapping[str, str]) -> JsonObject:
+    return {
+        "metadata": {"annotations": {MARK: '{"cause":"drain"}'}},
+        "spec": {"unschedulable": True, "taints": [dict(taint) for taint in taints]},
+    }
+
+
+def taint_keys(cluster: ControlPlane, node: str) -> set[str]:
+    return {taint["key"] for taint in cluster.client.get(node)["spec"].get("taints", ())}
+
+
+def test_the_account_marks_a_node_and_takes_its_mark_off_again(
+    cluster: ControlPlane, fleet_account: Client, node: str
+) -> None:
+    fleet_account.patch(node, marking(SYSTEM_TAINT, OTHER_TAINT, OWN_TAINT))
+    cluster.wait_for(
+        lambda: "node.kubernetes.io/unschedulable" in taint_keys(cluster, node), 20, "the cordon's own taint"
+    )
+    marked = cluster.client.get(node)
+    kept = [taint for taint in marked["spec"]["taints"] if taint["key"] != OWN_TAINT["key"]]
+    without = {"metadata": {"annotations": {MARK: None}}, "spec": {"unschedulable": None, "taints": kept}}
+    fleet_account.patch(node, without)
+
+    after = cluster.client.get(node)
+    assert (marked["spec"]["unschedulable"], MARK in marked["metadata"]["annotations"]) == (True, True)
+    assert OWN_TAINT["key"] in {taint["key"] for taint in marked["spec"]["taints"]}
+    assert ("unschedulable" in after["spec"], MARK in after["metadata"]["annotations"]) == (False, False)
+    assert OWN_TAINT["key"] not in taint_keys(cluster, node)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"metadata": {"labels": {"pool": "stolen"}}}, id="label"),
+        pytest.param({"metadata": {"labels": {"kubernetes.io/hostname": None}}}, id="label removed"),
+        pytest.param({"metadata": {"annotations": {"another": "one"}}}, id="another annotation"),
+        pytest.param({"metadata": {"annotations": {"kwok.x-k8s.io/node": None}}}, id="annotation removed"),
+        pytest.param({"metadata": {"finalizers": ["spillway.dev/x"]}}, id="finalizer"),
+        pytest.param({"spec": {"taints": [SYSTEM_TAINT, OWN_TAINT]}}, id="somebody else's taint removed"),
+        pytest.param(
+            {"spec": {"taints": [SYSTEM_TAINT, OTHER_TAINT, {"key": "x", "effect": "NoSchedule"}]}},
+            id="another taint",
+        ),
+        pytest.param(
+            {"spec": {"taints": [SYSTEM_TAINT, OTHER_TAINT, {**OWN_TAINT, "effect": "NoExecute"}]}},
+            id="own taint that ends pods at once",
+        ),
+        pytest.param({"spec": {"providerID": "kwok://another/one"}}, id="provider id"),
+        pytest.param({"spec": {"podCIDR": "10.9.9.0/24", "podCIDRs": ["10.9.9.0/24"]}}, id="addresses"),
+    ],
+)
+def test_the_account_changes_nothing_else_of_a_node(
+    fleet_account: Client, node: str, change: JsonObject
+) -> None:
+    words = refusal(lambda: fleet_account.patch(node, change))
+
+    assert "of nodes it may change nothing else" in words
+
+
+def test_the_account_forgets_a_node_only_when_it_is_not_ready(
+    cluster: ControlPlane, fleet_account: Client, node: str
+) -> None:
+    lost = "/api/v1/nodes/" + new_node(cluster, ready=False)
+
+    words = refusal(lambda: fleet_account.delete(node))
+    fleet_account.delete(lost)
+
+    assert "delete a Node that is not Ready" in words
+    assert cluster.client.find(node) is not None
+    assert cluster.client.find(lost) is None
+
+
+def test_the_account_makes_no_node(fleet_account: Client) -> None:
+    words = refusal(lambda: fleet_account.post("/api/v1/nodes", {"metadata": {"name": "mine"}}))
+
+    assert 'cannot create resource "nodes"' in words
+
+
+def test_the_account_evicts_a_pod_in_any_namespace(
+    cluster: ControlPlane, fleet_account: Client, namespace: str
+) -> None:
+    path = pod_path(cluster, namespace)
+    name = path.rsplit("/", 1)[1]
+
+    fleet_account.post(
+        f"{path}/eviction",
+        {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name, "namespace": namespace}},
+    )
+
+    cluster.wait_for(lambda: cluster.client.find(path) is None, 30, "the evicted pod is gone")
+
+
+@pytest.fixture
+def bound_pod(cluster: ControlPlane, namespace: str) -> Iterator[JsonObject]:
+    """A running pod on a node of its own."""
+    taint = {"key": namespace, "value": "only", "effect": "NoSchedule"}
+    name = new_node(cluster, taints=(taint,))
+    pod = {
+        "metadata": {"name": "bound"},
+        "spec": {
+            "nodeName": name,
+            "tolerations": [{"operator": "Exists"}],
+            "containers": [{"name": "a", "image": "a"}],
+        },
+    }
+    yield cluster.client.post(f"/api/v1/namespaces/{namespace}/pods", pod)
+    cluster.delete_node(name)
+
+
+def deleting(pod: JsonObject, **more: object) -> JsonObject:
+    options = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": pod["metadata"]["uid"]}}
+    return options | more
+
+
+def test_the_account_deletes_one_very_pod_from_its_node_in_order(
+    cluster: ControlPlane, fleet_account: Client, namespace: str, bound_pod: JsonObject
+) -> None:
+    path = f"/api/v1/namespaces/{namespace}/pods/bound"
+
+    fleet_account.delete(path, deleting(bound_pod, gracePeriodSeconds=1))
+
+    cluster.wait_for(lambda: cluster.client.find(path) is None, 30, "the deleted pod is gone")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({"gracePeriodSeconds": 0}, id="by force"),
+        pytest.param({"preconditions": None}, id="whichever pod has the name"),
+    ],
+)
+def test_the_account_deletes_no_pod_by_force_or_by_name_alone(
+    cluster: ControlPlane,
+    fleet_account: Client,
+    namespace: str,
+    bound_pod: JsonObject,
+    options: JsonObject,
+) -> None:
+    path = f"/api/v1/namespaces/{namespace}/pods/bound"
+
+    words = refusal(lambda: fleet_account.delete(path, deleting(bound_pod, **options)))
+
+    assert "with a grace of at least 1 s" in words
+    assert "deletionTimestamp" not in cluster.client.get(path)["metadata"]
+
+
+def test_the_account_deletes_no_pod_that_waits_for_a_node(
+    cluster: ControlPlane, fleet_account: Client, namespace: str
+) -> None:
+    path = f"/api/v1/namespaces/{namespace}/pods/waiting"
+    spec = {"nodeSelector": {"no": "such"}, "containers": [{"name": "a", "image": "a"}]}
+    waiting = cluster.client.post(path.rsplit("/", 1)[0], {"metadata": {"name": "waiting"}, "spec": spec})
+
+    words = refusal(lambda: fleet_account.delete(path, deleting(waiting)))
+
+    assert "from the node it is on" in words
+
+
+@pytest.mark.parametrize(
+    ("values", "what"),
+    [
+        pytest.param({"nodes": {"manage": False}}, ("nodes", "pods/eviction", "pods"), id="no nodes"),
+        pytest.param({"nodes": {"deletePodsOfLostNodes": False}}, ("pods",), id="no pods"),
+    ],
+)
+def test_switches_take_the_rights_on_nodes_away(
+    cluster: ControlPlane,
+    install_chart: InstallChart,
+    namespace: str,
+    values: JsonObject,
+    what: tuple[str, ...],
+) -> None:
+    release = install_chart(namespace, settings={"watchNamespaces": []}, values=values)
+    client = cluster.client_for(release.token)
+    pod = f"/api/v1/namespaces/{namespace}/pods/a"
+    asks: dict[str, Callable[[], Any]] = {
+        "nodes": lambda: client.patch("/api/v1/nodes/a", {"spec": {"unschedulable": True}}),
+        "pods/eviction": lambda: client.post(f"{pod}/eviction", {}),
+        "pods": lambda: client.delete(pod),
+    }
+
+    refused = {resource: refusal(asks[resource]) for resource in what}
+
+    assert all(f'resource "{resource}"' in words for resource, words in refused.items()), refused
+
+
+# The second lock
 
 
 def test_the_policy_refuses_to_edit_adopt_or_delete_the_deployment_of_a_user(
@@ -349,6 +595,36 @@ def test_the_policy_refuses_to_edit_adopt_or_delete_the_deployment_of_a_user(
     deletion = refusal(lambda: too_mighty.delete(path))
 
     assert all("through the scale subresource" in words for words in (edit, adoption, deletion))
+
+
+def test_the_account_itself_is_held_to_its_own_deployments(
+    cluster: ControlPlane, account: Client, installed: InstalledChart
+) -> None:
+    path = deployment(installed.namespace, new_deployment(cluster, installed.namespace))
+
+    edit = refusal(lambda: account.patch(path, {"spec": {"paused": True}}))
+    deletion = refusal(lambda: account.delete(path))
+
+    assert all("through the scale subresource" in words for words in (edit, deletion))
+
+
+def test_the_account_itself_is_held_to_the_deletion_cost_of_pods(
+    cluster: ControlPlane, account: Client, installed: InstalledChart
+) -> None:
+    path = pod_path(cluster, installed.namespace)
+
+    words = refusal(lambda: account.patch(path, {"metadata": {"labels": {"app": "stolen"}}}))
+
+    assert "pod-deletion-cost of a pod and nothing else" in words
+
+
+def test_the_policy_refuses_nodes_of_a_release_without_rights_on_them(too_mighty: Client, node: str) -> None:
+    cordon = refusal(lambda: too_mighty.patch(node, {"spec": {"unschedulable": True}}))
+    deletion = refusal(lambda: too_mighty.delete(node))
+    another = refusal(lambda: too_mighty.post("/api/v1/nodes", {"metadata": {"name": "mine"}}))
+    health = refusal(lambda: too_mighty.patch(f"{node}/status", {"status": {"conditions": []}}, kind="merge"))
+
+    assert all("may not change nodes" in words for words in (cordon, deletion, another, health))
 
 
 def test_the_policy_leaves_the_scale_subresource_alone(

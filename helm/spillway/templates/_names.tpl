@@ -50,3 +50,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   name: {{ include "spillway.serviceAccountName" . }}
   namespace: {{ .Release.Namespace }}
 {{- end -}}
+
+{{- /* Not empty where nodes may be changed. What is free on them is known only where every namespace's pods are seen. */ -}}
+{{- define "spillway.managesNodes" -}}
+{{- if and .Values.nodes.manage (not .Values.settings.watchNamespaces) -}}
+true
+{{- end -}}
+{{- end -}}
