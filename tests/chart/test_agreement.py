@@ -12,7 +12,7 @@ import yaml
 from helm import generate
 
 import spillway
-from spillway.api import convert
+from spillway.api import convert, names
 from spillway.app.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -71,6 +71,11 @@ def test_the_generated_files_of_the_chart_are_committed_as_generated() -> None:
     assert generate.PAGE.read_text() == generate.page()
     copies = {path.name: path.read_text() for path in (CHART / "files" / "crds").glob("*.yaml")}
     assert copies == {path.name: path.read_text() for path in (ROOT / "crds").glob("*.yaml")}
+
+
+@pytest.mark.parametrize("name", [names.OWNED_BY_LABEL, names.CORDON_TAINT, names.CORDON_ANNOTATION])
+def test_the_admission_policies_know_the_operators_own_marks(name: str) -> None:
+    assert f"'{name}'" in (CHART / "templates" / "admissionpolicy.yaml").read_text()
 
 
 @pytest.mark.parametrize("template", ["roles.yaml", "userroles.yaml"])

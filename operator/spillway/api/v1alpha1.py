@@ -659,7 +659,8 @@ GPU_WORKLOAD: Final = Kind(
     plural=names.WORKLOAD_PLURAL,
     short=names.WORKLOAD_SHORT,
     is_namespaced=True,
-    description="GpuWorkload scales one Deployment by what its GPUs really do. Deleting it leaves the Deployment at its count.",
+    description="GpuWorkload scales one Deployment by what its GPUs really do, part of it on spot if it says so. Deleting it leaves "
+    "the Deployment at its count, and what ran on spot moves back into it.",
     spec=GpuWorkloadSpec,
     status=GpuWorkloadStatus,
     has_scale=True,
