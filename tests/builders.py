@@ -15,8 +15,12 @@ from spillway.core.memory import (
 )
 from spillway.core.model import (
     BlindRules,
+    Burst,
+    CapacityRules,
     CapacityType,
     Deployment,
+    FallbackPolicy,
+    FallbackRules,
     ForeignAutoscaler,
     GpuActivityRules,
     Guardrails,
@@ -34,6 +38,7 @@ from spillway.core.model import (
     ScaleUpRules,
     SetReplicas,
     Snapshot,
+    TwinFacts,
     Workload,
 )
 from spillway.core.plan import Decision, LimitReason, Plan
@@ -86,6 +91,32 @@ def make_workload(
     return Workload(**{**values, **over})
 
 
+def make_capacity(
+    baseline: int = 2,
+    *,
+    burst: Burst = Burst.WHEN_AVAILABLE,
+    pool_selector: Mapping[str, str] | None = None,
+    policy: FallbackPolicy = FallbackPolicy.ON_DEMAND,
+    **timers: float,
+) -> CapacityRules:
+    """A baseline of 2 with a burst on spot and the built-in timers; `return_stable=1` sets one in seconds."""
+    built_in = {
+        "refused_confirm": 30,
+        "provision_timeout": 180,
+        "boot_deadline": 600,
+        "return_probe": 600,
+        "return_stable": 300,
+        "min_residency": 1200,
+    }
+    assert timers.keys() <= built_in.keys()
+    fallback = FallbackRules(
+        policy=policy, **{name: seconds(value) for name, value in (built_in | timers).items()}
+    )
+    return CapacityRules(
+        baseline=baseline, burst=burst, fallback=fallback, pool_selector=dict(pool_selector or {})
+    )
+
+
 def make_deployment(
     name: str = "llm",
     replicas: int = 4,
@@ -105,8 +136,33 @@ def make_deployment(
         "selector": f"app={name}",
         "gpus_per_pod": 1,
         "revision": 1,
+        "template": "t1",
     }
-    return Deployment(**{**values, **over})
+    values |= over
+    return Deployment(**{"requests": {"nvidia.com/gpu": values["gpus_per_pod"], "pods": 1}, **values})
+
+
+def make_twin(
+    source: str = "llm",
+    replicas: int = 8,
+    *,
+    template: str = "t1",
+    pools: tuple[str, ...] = ("spot-a",),
+    edited_by: str = "",
+    handover: int | None = None,
+    workload_uid: str | None = None,
+    **over: Any,  # noqa: ANN401 -- fields of Deployment, checked by its constructor
+) -> Deployment:
+    """The burst twin of a Deployment that `make_deployment` makes."""
+    facts = TwinFacts(
+        workload_uid=workload_uid or f"workload-{source}",
+        source_uid=f"deployment-{source}",
+        template=template,
+        pools=pools,
+        edited_by=edited_by,
+        handover=handover,
+    )
+    return make_deployment(f"{source}-burst", replicas, twin=facts, **over)
 
 
 def make_replica_set(

@@ -83,7 +83,8 @@ class SplitMemory:
     `count` is the number of replicas that stands for the signals, before any overlap: what the last write that landed was to
     bring about. `source` is what the source's `spec.replicas` was then: another value that no act of ours explains is
     somebody's hand. What the source has above its baseline stands in for spot: since `fallback_since`, because of
-    `fallback_cause`; the last of it went at `returned_at`. `behind_since` is when the twin was first seen behind its source.
+    `fallback_cause`; the last of it went at `returned_at`. `behind_since` is when the twin was first seen behind its source,
+    `refused` the server's sentence on the last write of the twin, empty once one was accepted.
     """
 
     count: int
@@ -92,6 +93,7 @@ class SplitMemory:
     fallback_cause: str = ""
     returned_at: datetime | None = None
     behind_since: datetime | None = None
+    refused: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -288,6 +288,10 @@ class Pod:
     grace: timedelta = timedelta(seconds=30)
 
 
+DELETION_COST_ANNOTATION = "controller.kubernetes.io/pod-deletion-cost"
+DELETION_COST = -100  # small on purpose: Karpenter reads a node of pods with large negative costs as an empty one
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class PodRef:
     """One very pod: a later one of the same name has another uid."""
@@ -520,8 +524,6 @@ class StoredSplit:
     """The latches of a burst as a GpuWorkload's status holds them; read where memory has none, after a restart."""
 
     count: int
-    baseline: int
-    fallback: int = 0
     fallback_since: datetime | None = None
     fallback_cause: str = ""
 
@@ -572,6 +574,7 @@ class Snapshot:
     sample that still counts; `pending_timeout` is how long a pod may find no node before its claim is released.
     `sees_all_pods` is False where only some namespaces are watched: then a GPU that looks free may be held by a pod unseen,
     and no pool is sized. `pool_states` holds by pool name what each provider last said; a pool without one is unknown.
+    `stored_workloads` are the uids of all GpuWorkloads, those included that cannot be used: their twins are no orphans.
     `stored_splits` and `stored_pools` hold by uid what each object's status says of its latches.
     """
 
@@ -585,6 +588,7 @@ class Snapshot:
     nodes: tuple[Node, ...] = ()
     pools: tuple[NodePool, ...] = ()
     pool_states: Mapping[str, PoolState] = field(default_factory=dict)
+    stored_workloads: frozenset[str] = frozenset()
     stored_splits: Mapping[str, StoredSplit] = field(default_factory=dict)
     stored_pools: Mapping[str, StoredPool] = field(default_factory=dict)
     sees_all_pods: bool = True

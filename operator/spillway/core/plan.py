@@ -112,6 +112,7 @@ class FallbackReason(StrEnum):
     POOL_MAX = "PoolMax"
     BREAKER_OPEN = "BreakerOpen"
     PACKING_REFUSED = "PackingRefused"
+    TWIN_REFUSED = "TwinRefused"
     PROVISION_TIMEOUT = "ProvisionTimeout"
     BOOT_DEADLINE = "BootDeadline"
     INTERRUPTED = "Interrupted"

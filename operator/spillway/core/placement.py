@@ -1,0 +1,289 @@
+"""How a count is laid out: a baseline on demand, the rest on spot, and on-demand stand-ins for spot that cannot be had.
+
+Per workload, each pass (node-and-spot C.4): `need` is what lies above the baseline; burst replicas that are refused, doomed or
+gone are covered on demand at once; what covers them is a ratchet that is let go one step at a time, once spot has been Ready
+for long enough. See docs/design/0007-split.md.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from spillway.core.burst import BurstPods, Stand
+from spillway.core.memory import SplitMemory
+from spillway.core.model import (
+    ApplyTwin,
+    Deployment,
+    FallbackPolicy,
+    FallbackRules,
+    Operation,
+    OperationState,
+    SetReplicas,
+    StoredSplit,
+    Workload,
+)
+from spillway.core.plan import FallbackReason, Finding, SplitView
+
+RETURN_SHARE = 10  # percent of the stand-ins that go in one step, at least one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """All that the layout of one workload looks at.
+
+    `count` stands now and `wanted` is decided. `can_burst` says whether replicas may be on spot at all; where not, what is there
+    moves back. `good_source` counts the source's Ready replicas on nodes that stay. `rolling` is a rollout of either.
+    """
+
+    workload: Workload
+    source: Deployment
+    twin: Deployment | None
+    memory: SplitMemory
+    burst: BurstPods
+    wanted: int
+    can_burst: bool
+    good_source: int
+    rolling: bool
+    now: datetime
+
+    @property
+    def rules(self) -> FallbackRules:
+        """The timers of fallback and return."""
+        return self.workload.capacity.fallback
+
+    @property
+    def burst_now(self) -> int:
+        """What the twin is set to."""
+        return self.twin.replicas if self.twin is not None else 0
+
+    def baseline_of(self, count: int) -> int:
+        """Return how many of *count* replicas belong on demand."""
+        return min(count, self.workload.capacity.baseline) if self.can_burst else count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """What source and twin are to be set to, and why some of it stands in for spot."""
+
+    view: SplitView
+    memory: SplitMemory
+    fallback: Finding[FallbackReason]
+    falls_back: bool
+
+
+def standing(
+    memory: SplitMemory | None,
+    *,
+    stored: StoredSplit | None,
+    source: Deployment,
+    twin: Deployment | None,
+    baseline: int,
+    operations: Iterable[Operation],
+    now: datetime,
+) -> tuple[SplitMemory, bool]:
+    """Return what stands now, and whether somebody else changed the source's count.
+
+    Overlapping Deployments cannot tell their count, so it is a latch, moved by writes of ours that landed and by another's hand
+    on the source. Without memory it is what status says, but no less than surely stands and no more than exists: too high a
+    count costs money until a window has passed, too low a one costs load.
+    """
+    if memory is None:
+        return _first(stored, source=source, twin=twin, baseline=baseline), False
+    operations = tuple(operations)
+    for operation in operations:
+        memory = _landed(memory, operation, source=source, now=now)
+    change = source.replicas - memory.source
+    foreign = change != 0 and not is_own_change(source, operations)
+    count = max(0, memory.count + change) if foreign else memory.count
+    return replace(memory, count=count, source=source.replicas), foreign
+
+
+def _first(
+    stored: StoredSplit | None, *, source: Deployment, twin: Deployment | None, baseline: int
+) -> SplitMemory:
+    burst = twin.replicas if twin is not None else 0
+    # Source 3 (one of them a stand-in), twin 8 (one refused), baseline 2: 10 surely stand, 11 exist; status said 10.
+    surely = min(source.replicas, baseline) + burst if burst else source.replicas
+    count = min(max(surely, stored.count if stored is not None else 0), source.replicas + burst)
+    return SplitMemory(
+        count=count,
+        source=source.replicas,
+        fallback_since=stored.fallback_since if stored is not None else None,
+        fallback_cause=stored.fallback_cause if stored is not None else "",
+    )
+
+
+def _landed(memory: SplitMemory, operation: Operation, *, source: Deployment, now: datetime) -> SplitMemory:
+    act = operation.act
+    if not isinstance(act, SetReplicas | ApplyTwin):
+        return memory
+    if isinstance(act, ApplyTwin) and not operation.is_under_way:
+        memory = replace(memory, refused=operation.error)
+    if operation.state is not OperationState.LANDED or act.count is None:
+        return memory
+    if isinstance(act, SetReplicas) and act.target == source.key and act.to < act.before:
+        memory = replace(memory, returned_at=now)
+    return replace(memory, count=act.count)
+
+
+def is_own_change(source: Deployment, operations: Iterable[Operation]) -> bool:
+    """Whether a write of ours explains what *source* is set to."""
+    return any(
+        isinstance(operation.act, SetReplicas)
+        and operation.act.target == source.key
+        and operation.act.to == source.replicas
+        and operation.state is not OperationState.FAILED
+        for operation in operations
+    )
+
+
+def lay_out(s: Setting) -> Layout:
+    """Return what the wanted count comes to on source and twin, with the numbers that led there.
+
+    The baseline never goes below min(wanted, baselineReplicas), whatever happens on spot.
+    """
+    baseline = s.baseline_of(s.wanted)
+    need = s.wanted - baseline
+    absent = max(0, need - s.burst.total)
+    not_created = absent if s.twin is not None and s.twin.failure is not None else 0
+    hopeless = s.burst.count(Stand.BROKEN) + not_created
+    # A twin that may not be made leaves nobody to wait for; on demand the same pods are the source's own.
+    never = absent if s.twin is None and s.memory.refused else 0
+    on_the_way = s.burst.count(Stand.BOOTING) + absent - not_created - never
+    good = s.burst.count(Stand.GOOD)
+    # need 8, 5 good, 1 booting, 0 broken: 8 - 5 - 1 = 2 are refused or doomed and covered on demand
+    uncovered = max(0, need - good - on_the_way - hopeless)
+    held = max(0, s.source.replicas - s.baseline_of(s.memory.count))
+    fallback = _fallback(s, need=need, uncovered=uncovered, held=held)
+    memory = _remember(s, fallback=fallback, held=held, uncovered=uncovered)
+    view = SplitView(
+        baseline=baseline + fallback,
+        burst=_burst_target(s, need=need),
+        fallback=fallback,
+        baseline_now=s.source.replicas,
+        burst_now=s.burst_now,
+        good_baseline=s.good_source,
+        good_burst=good,
+        booting=on_the_way,
+        refused=s.burst.count(Stand.REFUSED),
+        doomed=s.burst.count(Stand.DOOMED),
+        broken=hopeless,
+        fallback_since=memory.fallback_since if fallback else None,
+        twin=s.twin.key.name if s.twin is not None else "",
+    )
+    finding = _finding(s, view, memory, need=need, uncovered=uncovered)
+    return Layout(view=view, memory=memory, fallback=finding, falls_back=fallback > 0)
+
+
+def _fallback(s: Setting, *, need: int, uncovered: int, held: int) -> int:
+    """Raised at once to what is uncovered; let go because the count fell, or by the rules of return."""
+    if s.rules.policy is FallbackPolicy.WAIT:
+        uncovered = 0
+    fell = max(0, s.memory.count - s.wanted)
+    kept = max(0, held - fell - _return_step(s, need=need, held=held))
+    return min(need, max(kept, uncovered))
+
+
+def _return_step(s: Setting, *, need: int, held: int) -> int:
+    """How many stand-ins may go now: none before spot is proven, none while it would leave fewer Ready than are wanted."""
+    replaced = held - max(0, need - s.burst.stable)
+    if replaced <= 0 or s.rolling or return_opens_at(s) > s.now:
+        return 0
+    spare = s.good_source + s.burst.count(Stand.GOOD) - s.wanted
+    return max(0, min(max(1, held * RETURN_SHARE // 100), replaced, spare))
+
+
+def return_opens_at(s: Setting) -> datetime:
+    """Return when the timers let the next stand-in go: its least residency, and a pause since the last one went."""
+    times = [s.now]
+    if s.memory.fallback_since is not None:
+        times.append(s.memory.fallback_since + s.rules.min_residency)
+    if s.memory.returned_at is not None:
+        times.append(s.memory.returned_at + s.rules.return_stable)
+    return max(times)
+
+
+def _burst_target(s: Setting, *, need: int) -> int:
+    """Lower the twin only as far as replicas Ready on demand carry what is wanted."""
+    return max(need, min(s.burst_now, s.wanted - s.good_source))
+
+
+def _remember(s: Setting, *, fallback: int, held: int, uncovered: int) -> SplitMemory:
+    memory = s.memory
+    if fallback > held:
+        cause = _cause(s).value if uncovered else memory.fallback_cause
+        return replace(memory, fallback_since=s.now, fallback_cause=cause)
+    if fallback == 0 and held == 0 and memory.fallback_since is not None:
+        return replace(memory, fallback_since=None, fallback_cause="", returned_at=None)
+    return memory
+
+
+def _cause(s: Setting) -> FallbackReason:
+    """Why spot does not cover the need now: an interruption before a refusal, the most frequent refusal first."""
+    if s.burst.count(Stand.DOOMED):
+        return FallbackReason.INTERRUPTED
+    if s.twin is None and s.memory.refused:
+        return FallbackReason.TWIN_REFUSED
+    refusals = s.burst.refusals
+    return max(refusals, key=lambda why: (refusals[why], why), default=FallbackReason.SPOT_REFUSED)
+
+
+def _finding(
+    s: Setting, view: SplitView, memory: SplitMemory, *, need: int, uncovered: int
+) -> Finding[FallbackReason]:
+    if view.fallback:
+        return _standing_in(s, view, memory, need=need, uncovered=uncovered)
+    if view.broken:
+        message = (
+            f"{view.broken} of {need} burst replicas do not come up or are refused by the cluster; on demand they would fare the "
+            "same, so none stands in. Look at the pods of the burst Deployment"
+        )
+        return Finding(reason=FallbackReason.BURST_BROKEN, message=message)
+    if uncovered and s.rules.policy is FallbackPolicy.WAIT:
+        message = (
+            f"{uncovered} of {need} burst replicas have no spot node and wait for one, as fallback.policy Wait says"
+        )
+        return Finding(reason=FallbackReason.WAITING, message=message)
+    message = f"Spot carries all {need} replicas above the baseline" if need else "Nothing is wanted on spot"
+    return Finding(reason=FallbackReason.NOT_NEEDED, message=message)
+
+
+def _standing_in(
+    s: Setting, view: SplitView, memory: SplitMemory, *, need: int, uncovered: int
+) -> Finding[FallbackReason]:
+    told = f"{view.fallback} of {need} replicas above the baseline run on demand"
+    if not uncovered and s.burst.stable > need - view.fallback:
+        when = return_opens_at(s)
+        wait = f"; the next goes at {when:%H:%M:%S} UTC at the earliest" if when > s.now else ""
+        message = f"{told}; spot is back and carries {s.burst.stable}, so they go one step at a time{wait}"
+        return Finding(reason=FallbackReason.RETURNING, message=message)
+    try:
+        reason = FallbackReason(memory.fallback_cause)
+    except ValueError:  # none stored: replicas that stood above the baseline before there was a burst
+        reason = FallbackReason.RETURNING
+    return Finding(reason=reason, message=f"{told}: {_WHY[reason]}. {_next(s)}")
+
+
+_WHY = {
+    FallbackReason.NOT_NEEDED: "nothing is wanted on spot",
+    FallbackReason.SPOT_REFUSED: "the spot pools refused nodes",
+    FallbackReason.POOL_MAX: "the spot pools are at maxNodes, or Spillway may not size them",
+    FallbackReason.BREAKER_OPEN: "too many spot nodes were taken back lately, so spot is not asked for a while",
+    FallbackReason.PACKING_REFUSED: "the scheduler refused burst pods on spot nodes that have room for them",
+    FallbackReason.TWIN_REFUSED: "the burst Deployment could not be made",
+    FallbackReason.PROVISION_TIMEOUT: "spot gave no node within fallback.provisionTimeoutSeconds",
+    FallbackReason.BOOT_DEADLINE: "a spot node did not come up within fallback.bootDeadlineSeconds",
+    FallbackReason.INTERRUPTED: "spot nodes are being taken back",
+    FallbackReason.RETURNING: "they stay until spot has carried them for a while",
+    FallbackReason.WAITING: "they wait for spot",
+    FallbackReason.BURST_BROKEN: "burst pods do not come up",
+}
+
+
+def _next(s: Setting) -> str:
+    stable = _seconds(s.rules.return_stable)
+    return f"They go one step at a time once spot has been Ready for {stable} s"
+
+
+def _seconds(duration: timedelta) -> int:
+    return int(duration.total_seconds())

@@ -1,0 +1,380 @@
+"""A workload's replicas by tier: what stands on demand and on spot, what may burst and why not, what each tier still needs.
+
+The bridge between a workload's own decision, which knows one count, and nodes, which know pods.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from spillway.core.burst import BurstPods, Stand, burst_constraints, eligible_pools, model_allowed, sort_burst
+from spillway.core.capacity import PoolOutlook
+from spillway.core.fleet import Fleet
+from spillway.core.memory import SplitMemory
+from spillway.core.model import (
+    Burst,
+    Deployment,
+    FallbackPolicy,
+    NodePool,
+    ObjectKey,
+    Operation,
+    Pod,
+    PodPhase,
+    Snapshot,
+    Workload,
+)
+from spillway.core.packing import Demand, Tier
+from spillway.core.placement import Layout, Setting, lay_out, standing
+from spillway.core.plan import BurstReason, CapacityView, FallbackReason, Finding, IsolationReason
+from spillway.core.twin import pools_changed, twin_name
+
+PodsOf = Mapping[str, list[tuple[Pod, int]]]
+NO_PODS = BurstPods()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capacity:
+    """What every workload is laid out on, once a pass: nodes, pools, twins, and which pods without a node have a place coming."""
+
+    fleet: Fleet
+    outlooks: Mapping[str, PoolOutlook]
+    coming: frozenset[str]
+    twins: Mapping[str, Deployment]
+
+    def good(self, pods: Iterable[Pod]) -> int:
+        """Return how many of *pods* are Ready on nodes that stay."""
+        return sum(1 for pod in pods if pod.phase is PodPhase.READY and not self.fleet.is_doomed(pod.node))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tiers:
+    """One workload's replicas by tier.
+
+    `obstacle` says why nothing may be on spot, None where it may. `split` is set where two Deployments make up the count.
+    `supply` are the pods that serve or will, each with its revision in the source's terms; refused burst pods are none where
+    on-demand replicas stand in for them. `foreign` says that somebody else changed the source's count, `models_forbidden` why
+    the guardrail gpuModels lets nothing grow, empty where it does.
+    """
+
+    workload: Workload
+    source: Deployment
+    twin: Deployment | None = None
+    pools: tuple[NodePool, ...] = ()
+    obstacle: Finding[BurstReason] | None = None
+    burst: BurstPods = NO_PODS
+    source_pods: tuple[Pod, ...] = ()
+    good_source: int = 0
+    supply: tuple[tuple[Pod, int], ...] = ()
+    split: SplitMemory | None = None
+    foreign: bool = False
+    models_forbidden: str = ""
+
+    @property
+    def can_burst(self) -> bool:
+        """Whether replicas may be on spot."""
+        return self.obstacle is None
+
+    @property
+    def count(self) -> int:
+        """The count that stands for the signals."""
+        return self.source.replicas if self.split is None else self.split.count
+
+
+def observe_tiers(
+    workload: Workload,
+    source: Deployment,
+    memory: SplitMemory | None,
+    *,
+    pods: PodsOf,
+    operations: tuple[Operation, ...],
+    capacity: Capacity,
+    snapshot: Snapshot,
+    now: datetime,
+) -> Tiers:
+    """Sort one workload's pods into tiers. Without a burst, and without a twin of before, the source alone is the count."""
+    own = pods.get(source.uid, [])
+    twin = capacity.twins.get(source.uid)
+    fleet = capacity.fleet
+    pools = eligible_pools(workload, source, snapshot.pools, fleet) if _asks(workload) else ()
+    obstacle = _obstacle(workload, source, twin, pools, snapshot.deployments)
+    source_pods = tuple(pod for pod, _ in own)
+    tiers = Tiers(
+        workload=workload,
+        source=source,
+        twin=twin,
+        pools=pools,
+        obstacle=obstacle,
+        source_pods=source_pods,
+        good_source=capacity.good(source_pods),
+        supply=tuple(own),
+        models_forbidden=_models_forbidden(workload, source, snapshot.pools, fleet),
+    )
+    if twin is None and obstacle is not None:
+        return tiers
+    split, foreign = standing(
+        memory,
+        stored=snapshot.stored_splits.get(workload.uid),
+        source=source,
+        twin=twin,
+        baseline=workload.capacity.baseline if obstacle is None else source.replicas,
+        operations=operations,
+        now=now,
+    )
+    twin_pods = pods.get(twin.uid, []) if twin is not None else []
+    burst = sort_burst(
+        (pod for pod, _ in twin_pods),
+        rules=workload.capacity.fallback,
+        load_grace=workload.readiness.load_grace,
+        outlooks=[capacity.outlooks[pool.name] for pool in pools if pool.name in capacity.outlooks],
+        coming=capacity.coming,
+        fleet=fleet,
+        now=now,
+    )
+    return replace(
+        tiers,
+        burst=burst,
+        supply=(*own, *_burst_supply(twin_pods, burst, workload=workload, source=source, twin=twin)),
+        split=replace(split, behind_since=_behind_since(split, source, twin, now=now)),
+        foreign=foreign,
+    )
+
+
+def _behind_since(
+    split: SplitMemory, source: Deployment, twin: Deployment | None, *, now: datetime
+) -> datetime | None:
+    is_behind = twin is not None and twin.twin is not None and twin.twin.template != source.template
+    return (split.behind_since or now) if is_behind else None
+
+
+def _models_forbidden(
+    workload: Workload, source: Deployment, pools: Iterable[NodePool], fleet: Fleet
+) -> str:
+    """Say why nothing may grow where every pool that the template fits is of a forbidden model; empty otherwise.
+
+    Without a pool that it fits nobody knows which model it would get, and nothing is forbidden.
+    """
+    models = workload.guardrails.gpu_models
+    if models is None:
+        return ""
+    fitting = [
+        pool for pool in pools if source.constraints.accepts(fleet.labels_of(pool), pool.taints)
+        and source.requests.get(pool.gpu_resource)
+    ]
+    if not fitting or any(model_allowed(workload, pool) for pool in fitting):
+        return ""
+    return (
+        f"{source.key.name} fits pools of {', '.join(sorted({pool.gpu_model or 'no named model' for pool in fitting}))} only, and "
+        f"guardrails.gpuModels allows {', '.join(sorted(models))}"
+    )
+
+
+def _asks(workload: Workload) -> bool:
+    return workload.capacity.burst is Burst.WHEN_AVAILABLE and workload.guardrails.spot_allowed
+
+
+def _obstacle(
+    workload: Workload,
+    source: Deployment,
+    twin: Deployment | None,
+    pools: tuple[NodePool, ...],
+    deployments: Mapping[ObjectKey, Deployment],
+) -> Finding[BurstReason] | None:
+    """Why nothing may be on spot, the first that holds; None where replicas may."""
+    if workload.capacity.burst is Burst.NEVER:
+        message = "capacity.burst is Never: every replica runs where the Deployment's own template puts it"
+        return Finding(reason=BurstReason.BURST_NEVER, message=message)
+    if not workload.guardrails.spot_allowed:
+        message = "A GpuPolicy's guardrail says spot: Forbidden, so nothing bursts. Ask whoever owns the policy"
+        return Finding(reason=BurstReason.SPOT_FORBIDDEN, message=message)
+    if source.burst_obstacles:
+        message = f"The template of {source.key.name} cannot run a second time: {source.burst_obstacles[0]}"
+        return Finding(reason=BurstReason.TEMPLATE_CANNOT_BURST, message=message)
+    if not pools:
+        return Finding(reason=BurstReason.NO_SPOT_POOL, message=_no_pool(workload, source))
+    name = ObjectKey(source.key.namespace, twin_name(source.key.name))
+    taken = deployments.get(name)
+    if twin is None and taken is not None and taken.twin is None:
+        message = f"A Deployment {name.name} that is not Spillway's is in the way. Rename or delete it"
+        return Finding(reason=BurstReason.TWIN_NAME_TAKEN, message=message)
+    return None
+
+
+def _no_pool(workload: Workload, source: Deployment) -> str:
+    chosen = ",".join(f"{key}={value}" for key, value in sorted(workload.capacity.pool_selector.items()))
+    whose = f" with the labels {chosen}" if chosen else ""
+    return (
+        f"No GpuNodePool of capacityType Spot{whose} has nodes that fit the template of {source.key.name} "
+        "(GPU resource, GPU count, node labels, allowed models). Compare spec.node of the pools with the template"
+    )
+
+
+def _burst_supply(
+    pods: Iterable[tuple[Pod, int]],
+    burst: BurstPods,
+    *,
+    workload: Workload,
+    source: Deployment,
+    twin: Deployment | None,
+) -> Iterator[tuple[Pod, int]]:
+    """Yield the twin's pods that count as supply; its newest revision goes for the source's."""
+    if twin is None:
+        return
+    covered = workload.capacity.fallback.policy is FallbackPolicy.ON_DEMAND
+    refused = {pod.uid for pod in burst.of(Stand.REFUSED)} if covered else set()
+    for pod, revision in pods:
+        if pod.uid not in refused:
+            yield pod, source.revision if revision == twin.revision else 0
+
+
+def lay_out_tiers(tiers: Tiers, *, wanted: int, rolling: bool, now: datetime) -> Layout | None:
+    """Return how *wanted* replicas are laid out; None where the source alone carries them."""
+    if tiers.split is None:
+        return None
+    return lay_out(
+        Setting(
+            workload=tiers.workload,
+            source=tiers.source,
+            twin=tiers.twin,
+            memory=tiers.split,
+            burst=tiers.burst,
+            wanted=wanted,
+            can_burst=tiers.can_burst,
+            good_source=tiers.good_source,
+            rolling=rolling,
+            now=now,
+        )
+    )
+
+
+def demands_of(
+    tiers: Tiers, *, baseline: int, burst: int, fleet: Fleet, pools: Iterable[NodePool]
+) -> Iterator[Demand]:
+    """Yield what each tier needs beyond the pods that are on nodes that stay.
+
+    A pod on a node that is lost needs a new place in the same pass. Where the guardrail gpuModels holds, pools of other models
+    are out.
+    """
+    allowed = None
+    if tiers.workload.guardrails.gpu_models is not None:
+        allowed = frozenset(pool.name for pool in pools if model_allowed(tiers.workload, pool))
+    source = tiers.source
+    homeless = baseline - _housed(tiers.source_pods, fleet)
+    if homeless > 0:
+        yield Demand(
+            owner=tiers.workload.uid,
+            template=source.template,
+            requests=source.requests,
+            constraints=source.constraints,
+            count=homeless,
+            tier=Tier.BASELINE,
+            pools=allowed,
+            priority=source.priority,
+        )
+    stands = (Stand.GOOD, Stand.BOOTING, Stand.BROKEN)
+    homeless = burst - sum(_housed(tiers.burst.of(stand), fleet) for stand in stands)
+    if homeless > 0 and tiers.pools:
+        yield Demand(
+            owner=tiers.workload.uid,
+            template=source.template,
+            requests=source.requests,
+            constraints=burst_constraints(source, tiers.twin, tiers.pools),
+            count=homeless,
+            tier=Tier.BURST,
+            pools=frozenset(pool.name for pool in tiers.pools),
+            priority=source.priority,
+        )
+
+
+def _housed(pods: Iterable[Pod], fleet: Fleet) -> int:
+    return sum(
+        1
+        for pod in pods
+        if pod.node is not None
+        and pod.phase is not PodPhase.TERMINATING
+        and not fleet.is_doomed(pod.node)
+        and pod.phase is not PodPhase.FINISHED
+    )
+
+
+def capacity_view(
+    tiers: Tiers, layout: Layout | None, *, fleet: Fleet, refused: str = "", may_write: bool = True
+) -> CapacityView:
+    """Return what the capacity settings came to: how the count is laid out, and the finding behind each condition.
+
+    `refused` is the server's sentence where a write of the twin failed; `may_write` is False in a mode that leaves it as it is.
+    """
+    isolation, is_isolated = _isolation(tiers, fleet)
+    burst, bursts = _burst_finding(tiers, layout, refused=refused, may_write=may_write)
+    idle = Finding(reason=FallbackReason.NOT_NEEDED, message="Nothing is wanted on spot")
+    return CapacityView(
+        split=layout.view if layout is not None else None,
+        burst=burst,
+        fallback=layout.fallback if layout is not None else idle,
+        isolation=isolation,
+        bursts=bursts,
+        falls_back=layout is not None and layout.falls_back,
+        is_isolated=is_isolated,
+    )
+
+
+def _burst_finding(
+    tiers: Tiers, layout: Layout | None, *, refused: str, may_write: bool
+) -> tuple[Finding[BurstReason], bool]:
+    if tiers.obstacle is not None:
+        return tiers.obstacle, False
+    if layout is None or (layout.view.burst == 0 and layout.view.burst_now == 0):
+        message = "The baseline carries everything that is wanted"
+        return Finding(reason=BurstReason.NO_BURST_NEEDED, message=message), False
+    view = layout.view
+    if refused:
+        return Finding(
+            reason=BurstReason.TWIN_REFUSED, message=f"The burst Deployment could not be written: {refused}"
+        ), False
+    if not may_write and tiers.twin is None:
+        message = f"{view.burst} replicas would burst; the mode in force makes no burst Deployment"
+        return Finding(reason=BurstReason.MODE_FORBIDS, message=message), False
+    if tiers.twin is not None and tiers.twin.failure is not None:
+        message = f"The cluster refuses to create pods of {tiers.twin.key.name}: {tiers.twin.failure}"
+        return Finding(reason=BurstReason.PODS_NOT_CREATED, message=message), False
+    told = f"{view.burst} replicas are to run on spot ({', '.join(pool.name for pool in tiers.pools)})"
+    if tiers.twin is not None and pools_changed(tiers.twin, tiers.pools):
+        message = f"{told}; the pools changed, which applies at the next rollout or when nothing bursts"
+        return Finding(reason=BurstReason.POOLS_CHANGED, message=message), True
+    return Finding(reason=BurstReason.BURSTING, message=told), True
+
+
+def _isolation(tiers: Tiers, fleet: Fleet) -> tuple[Finding[IsolationReason], bool]:
+    """Whether the source's pods are kept off spot: by taints that they do not tolerate, or by their own affinity."""
+    source = tiers.source
+    if not tiers.pools:
+        return Finding(reason=IsolationReason.NO_SPOT_POOL, message="There is no spot pool to be kept off"), True
+    stray = [pod for pod in tiers.source_pods if _is_on_spot(pod, fleet)]
+    if stray:
+        message = (
+            f"{len(stray)} baseline pods run on spot nodes, {stray[0].key.name} on {stray[0].node}: taint the pool's nodes, or give "
+            "the template a required node affinity that keeps it off them"
+        )
+        return Finding(reason=IsolationReason.BASELINE_ON_SPOT, message=message), False
+    for pool in tiers.pools:
+        if not source.constraints.accepts(fleet.labels_of(pool), pool.taints):
+            continue
+        if not pool.taints:
+            message = (
+                f"The nodes of spot pool {pool.name} carry no taint, so baseline pods may land there. Taint them and say so in "
+                "spec.node.taints, or give the template a required node affinity that keeps it off them"
+            )
+            return Finding(reason=IsolationReason.SPOT_POOL_UNTAINTED, message=message), False
+        taint = pool.taints[0]
+        message = (
+            f"The template of {source.key.name} tolerates the taint {taint.key}={taint.value} of spot pool {pool.name}, so baseline "
+            "pods may land there. Take the toleration out; burst pods get their own"
+        )
+        return Finding(reason=IsolationReason.BASELINE_TOLERATES_SPOT, message=message), False
+    message = f"Taints or labels keep the baseline off {', '.join(pool.name for pool in tiers.pools)}"
+    return Finding(reason=IsolationReason.ISOLATED, message=message), True
+
+
+def _is_on_spot(pod: Pod, fleet: Fleet) -> bool:
+    pool = fleet.pool_of(pod.node) if pod.node is not None else None
+    return pool is not None and pool.is_spot and pod.phase is not PodPhase.TERMINATING
+
