@@ -463,6 +463,9 @@ class InstanceState(StrEnum):
     STOPPING = "Stopping"
 
 
+_GRANTED = frozenset({InstanceState.BOOTING, InstanceState.RUNNING})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instance:
     """One machine. `node` is the name of its Node, empty until it has one; `since` is when it reached its state."""
@@ -510,8 +513,8 @@ class PoolState:
 
     @property
     def granted(self) -> tuple[Instance, ...]:
-        """The machines that exist or are being made."""
-        return tuple(found for found in self.instances if found.state is not InstanceState.REQUESTED)
+        """The machines that exist or are being made, and are to stay: what `desired` counts once all are granted."""
+        return tuple(found for found in self.instances if found.state in _GRANTED)
 
     @property
     def unfulfilled(self) -> int:
