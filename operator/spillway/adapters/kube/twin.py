@@ -3,9 +3,10 @@
 See node-and-spot C.3. The source itself is only ever read here.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
-from typing import Any
+from typing import Any, TypeVar
 
 from spillway.adapters.kube.client import JsonObject, KubeClient
 from spillway.adapters.kube.deployments import REVISION, template_hash
@@ -25,10 +26,12 @@ from spillway.api.names import (
 from spillway.core.model import ApplyTwin, DeleteTwin, HandOverTwin, ObjectKey, TwinPool
 from spillway.core.scheduling import Taint
 
+T = TypeVar("T")
+
 ZONE_LABEL = "topology.kubernetes.io/zone"
 MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
 REVISIONS_KEPT = 2
-DELETE_TRIES = 3  # a status that somebody writes between our look and our deletion is no reason to give up
+TRIES = 5  # a status that its controller writes between our look and our write is no reason to give up
 COPIED = ("strategy", "minReadySeconds", "progressDeadlineSeconds")
 
 # By these labels tools find what they manage, and prune what they find and did not make.
@@ -60,8 +63,8 @@ async def apply_twin(client: KubeClient, act: ApplyTwin, *, timeout_seconds: flo
 
     What the source says is read live. A twin that exists keeps its count. It is replaced and not patched, so that what others
     wrote on it vanishes. Raises `NotFound` when source or twin is gone, `PreconditionFailed` when either is another object by
-    now or the source's template is not `act.template`, `NameTaken` when the name belongs to somebody else, `Conflict` when
-    someone wrote meanwhile (decide again), and others of `KubeError`.
+    now or the source's template is not `act.template`, `NameTaken` when the name belongs to somebody else, `Conflict` when the
+    twin does not hold still or is there already (decide again), and others of `KubeError`.
     """
     limit = JointLimit(client, timeout_seconds)
     source = await _read(limit, act.source, uid=act.source_uid)
@@ -70,10 +73,7 @@ async def apply_twin(client: KubeClient, act: ApplyTwin, *, timeout_seconds: flo
     manifest = twin_manifest(source, act)
     if not act.twin_uid:
         return await _create(limit, manifest, act.twin)
-    twin = await _read(limit, act.twin, uid=act.twin_uid)
-    if OWNED_BY_LABEL not in part(twin["metadata"], "labels"):
-        raise _taken(act.twin)
-    return await _replace(limit, kept_of_twin(manifest, twin), act.twin)
+    return await _holding_still(lambda: _replace_as_seen(limit, manifest, act))
 
 
 async def hand_over_twin(
@@ -103,16 +103,26 @@ async def delete_twin(client: KubeClient, act: DeleteTwin, *, timeout_seconds: f
     still, and others of `KubeError`.
     """
     limit = JointLimit(client, timeout_seconds)
-    for tries_left in reversed(range(DELETE_TRIES)):
-        try:
-            await _delete_as_seen(limit, act)
-        except NotFound:
-            return
-        except Conflict:
-            if not tries_left:
-                raise
-        else:
-            return
+    with suppress(NotFound):
+        await _holding_still(lambda: _delete_as_seen(limit, act))
+
+
+async def _holding_still(attempt: Callable[[], Awaitable[T]]) -> T:
+    """Try again from the look on where somebody wrote between look and write; raise `Conflict` in the end."""
+    for _ in range(TRIES - 1):
+        with suppress(Conflict):
+            return await attempt()
+    return await attempt()
+
+
+async def _replace_as_seen(limit: JointLimit, manifest: JsonObject, act: ApplyTwin) -> str:
+    twin = await _read(limit, act.twin, uid=act.twin_uid)
+    if OWNED_BY_LABEL not in part(twin["metadata"], "labels"):
+        raise _taken(act.twin)
+    written = await limit.request(
+        "PUT", _path(act.twin), query={"fieldManager": FIELD_MANAGER}, body=kept_of_twin(manifest, twin)
+    )
+    return str(written["metadata"]["resourceVersion"])
 
 
 async def _delete_as_seen(limit: JointLimit, act: DeleteTwin) -> None:
@@ -268,11 +278,6 @@ async def _create(limit: JointLimit, manifest: JsonObject, key: ObjectKey) -> st
             raise _taken(key) from None
         raise  # ours, from a write whose answer was lost or of another workload: the cache will show it
     return str(made["metadata"]["resourceVersion"])
-
-
-async def _replace(limit: JointLimit, manifest: JsonObject, key: ObjectKey) -> str:
-    written = await limit.request("PUT", _path(key), query={"fieldManager": FIELD_MANAGER}, body=manifest)
-    return str(written["metadata"]["resourceVersion"])
 
 
 async def _read(limit: JointLimit, key: ObjectKey, *, uid: str) -> Raw:
