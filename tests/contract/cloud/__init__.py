@@ -1,0 +1,1 @@
+"""The clients of providers, against real answers."""
