@@ -1,0 +1,148 @@
+"""How every node stands at one moment, and which pods are on it; what a decision about nodes looks at."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Final
+
+from spillway.core.claims import Claims, claim_nodes
+from spillway.core.interruption import Notice, NoticeKind, read_notice
+from spillway.core.memory import NodeMemory
+from spillway.core.model import CordonCause, Node, NodePool, Pod, PodPhase, Snapshot
+
+STUCK: Final = timedelta(seconds=60)  # a pod that is still terminating so long after its deletion counts no more
+_STAYS_TO_THE_END: Final = frozenset({"DaemonSet", "Node"})  # a Node owns its mirror pods
+
+
+class Standing(StrEnum):
+    """How a node stands. Only GOOD and BOOTING ones are supply."""
+
+    GOOD = "Good"
+    BOOTING = "Booting"
+    SUSPECTED = "Suspected"
+    DOOMED = "Doomed"
+    DRAINING = "Draining"
+    CORDONED = "Cordoned"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fleet:
+    """All nodes by name. `pods_on` holds every unfinished pod bound to a node, `memory` what is remembered by node uid."""
+
+    claims: Claims
+    nodes: Mapping[str, Node]
+    standing: Mapping[str, Standing]
+    notices: Mapping[str, Notice]
+    pods_on: Mapping[str, tuple[Pod, ...]]
+    memory: Mapping[str, NodeMemory]
+    samples: Mapping[str, Node] = field(default_factory=dict)
+
+    def pool_of(self, node: str) -> NodePool | None:
+        """Return the pool that a node belongs to; None for one in no pool, in two, or unknown."""
+        return self.claims.pool_of.get(node)
+
+    def is_doomed(self, node: str | None) -> bool:
+        """Whether pods on *node* are as good as lost; False for no node, and for one that is not known (yet)."""
+        return node is not None and self.standing.get(node) is Standing.DOOMED
+
+    def labels_of(self, pool: NodePool) -> Mapping[str, str]:
+        """Return the labels that a node of *pool* has: those of a living one, or at least its selector."""
+        sample = self.samples.get(pool.name)
+        return {**sample.labels, **pool.selector} if sample is not None else pool.selector
+
+
+def survey(snapshot: Snapshot, memory: Mapping[str, NodeMemory], now: datetime) -> Fleet:
+    """Return how every node stands. Linear in nodes and pods.
+
+    A node NotReady for longer than `timers.node_lost` is counted lost; ages below zero, from clocks that differ, are none.
+    """
+    claims = claim_nodes(snapshot.nodes, snapshot.pools)
+    pods_on = _pods_by_node(snapshot.pods)
+    standing: dict[str, Standing] = {}
+    notices: dict[str, Notice] = {}
+    kept: dict[str, NodeMemory] = {}
+    samples: dict[str, Node] = {}
+    for node in snapshot.nodes:
+        pool = claims.pool_of.get(node.name)
+        notice = read_notice(node)
+        if notice is not None:
+            notices[node.name] = notice
+        stand = _stand(node, pool, notice, lost_after=snapshot.timers.node_lost, now=now)
+        standing[node.name] = stand
+        kept[node.uid] = _remember(memory.get(node.uid), node, stand, pods_on.get(node.name, ()), now=now)
+        if pool is not None and (pool.name not in samples or node.created_at is not None):
+            samples[pool.name] = node
+    return Fleet(
+        claims=claims,
+        nodes={node.name: node for node in snapshot.nodes},
+        standing=standing,
+        notices=notices,
+        pods_on=pods_on,
+        memory=kept,
+        samples=samples,
+    )
+
+
+def _pods_by_node(pods: Iterable[Pod]) -> Mapping[str, tuple[Pod, ...]]:
+    grouped: dict[str, list[Pod]] = defaultdict(list)
+    for pod in pods:
+        if pod.node is not None and pod.phase is not PodPhase.FINISHED:
+            grouped[pod.node].append(pod)
+    return {node: tuple(found) for node, found in grouped.items()}
+
+
+def _stand(
+    node: Node, pool: NodePool | None, notice: Notice | None, *, lost_after: timedelta, now: datetime
+) -> Standing:
+    if notice is not None and notice.kind is NoticeKind.HARD:
+        return Standing.DOOMED
+    if not node.ready:
+        if not _was_ever_ready(node):
+            return Standing.BOOTING
+        since = notice.since if notice is not None else None
+        return Standing.DOOMED if since is not None and now - since >= lost_after else Standing.SUSPECTED
+    if node.mark is not None and node.mark.cause is CordonCause.DRAIN:
+        return Standing.DRAINING
+    if node.unschedulable:
+        return Standing.CORDONED
+    # A device plugin that has not reported yet: the GPUs come a little after the node.
+    if pool is not None and not node.devices.get(pool.gpu_resource):
+        return Standing.BOOTING
+    return Standing.GOOD
+
+
+def _was_ever_ready(node: Node) -> bool:
+    """A kubelet registers its node NotReady; one whose GPUs were seen, or whose heartbeat stopped, has been Ready."""
+    ready = next((found for found in node.conditions if found.type == "Ready"), None)
+    if ready is None:
+        return False
+    if ready.status == "Unknown" or ready.since is None or node.created_at is None:
+        return True
+    return ready.since > node.created_at + timedelta(seconds=1)
+
+
+def _remember(
+    known: NodeMemory | None, node: Node, stand: Standing, pods: Iterable[Pod], *, now: datetime
+) -> NodeMemory:
+    """Bring a node's memory up to date; a machine that came back under its name starts anew."""
+    memory = known if known is not None and known.boot_id in ("", node.boot_id) else NodeMemory()
+    doomed = (memory.doomed_since or now) if stand is Standing.DOOMED else None
+    idle = (memory.idle_since or now) if is_empty(pods, now=now) else None
+    changed = (memory.boot_id, memory.doomed_since, memory.idle_since) != (node.boot_id, doomed, idle)
+    if not changed:
+        return memory
+    return replace(memory, boot_id=node.boot_id, doomed_since=doomed, idle_since=idle)
+
+
+def is_empty(pods: Iterable[Pod], *, now: datetime) -> bool:
+    """Whether no pod is on a node but those that leave with it."""
+    return all(leaves_by_itself(pod, now) for pod in pods)
+
+
+def leaves_by_itself(pod: Pod, now: datetime) -> bool:
+    """Whether a drain need not mind *pod*: of a DaemonSet, a mirror pod, finished, or stuck while it terminates."""
+    if pod.owner_kind in _STAYS_TO_THE_END or pod.phase is PodPhase.FINISHED:
+        return True
+    return pod.phase is PodPhase.TERMINATING and now - pod.since > STUCK + pod.grace
