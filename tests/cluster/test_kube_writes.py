@@ -1,42 +1,31 @@
-"""Twins, cordons, drains and evictions on a real API server."""
+"""Twins and deletion costs on a real API server."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
 
 from spillway.adapters.kube.client import KubeClient, connect
-from spillway.adapters.kube.cordon import cordon_node, delete_node, uncordon_node
 from spillway.adapters.kube.deployments import deployment as read_deployment
 from spillway.adapters.kube.errors import Conflict, NotFound, PreconditionFailed
-from spillway.adapters.kube.nodes import node as read_node
 from spillway.adapters.kube.twin import NameTaken, apply_twin, delete_twin, hand_over_twin
 from spillway.adapters.kube.write import clear_deletion_costs, set_replicas
 from spillway.core.model import (
     ApplyTwin,
     ClearDeletionCost,
-    CordonCause,
-    CordonMark,
-    CordonNode,
     DeleteTwin,
     Deployment,
-    ForgetNode,
     HandOverTwin,
     ObjectKey,
     PodRef,
     SetReplicas,
     TwinChange,
     TwinPool,
-    UncordonNode,
 )
 from spillway.core.scheduling import Taint
 from tests.cluster.controlplane import ControlPlane, JsonObject
 
 SOMEBODY_ELSE = "00000000-0000-0000-0000-000000000000"
-NOW = datetime(2026, 11, 22, 9, 0, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -389,163 +378,3 @@ def ref(pod: JsonObject) -> PodRef:
 
 def pod_path(pod: JsonObject) -> str:
     return f"/api/v1/namespaces/{pod['metadata']['namespace']}/pods/{pod['metadata']['name']}"
-
-
-# Nodes
-
-
-@pytest.fixture
-def machine(cluster: ControlPlane, namespace: str) -> Any:  # noqa: ANN401 - a generator of a node's JSON
-    name = f"gpu-{namespace}"
-    spot = {"key": "spot", "value": "true", "effect": "NoSchedule"}
-    cluster.make_gpu_node(name, labels={"for": namespace}, taints=[spot])
-    yield cluster.client.get(f"/api/v1/nodes/{name}")
-    cluster.delete_node(name)
-
-
-def cordoning(
-    machine: JsonObject, *, cause: CordonCause = CordonCause.DRAIN, mark: str = "d-1"
-) -> CordonNode:
-    return CordonNode(
-        node=machine["metadata"]["name"], node_uid=machine["metadata"]["uid"], cause=cause, id=mark
-    )
-
-
-def uncordoning(machine: JsonObject) -> UncordonNode:
-    return UncordonNode(node=machine["metadata"]["name"], node_uid=machine["metadata"]["uid"])
-
-
-def stored(cluster: ControlPlane, machine: JsonObject) -> JsonObject:
-    return cluster.client.get(f"/api/v1/nodes/{machine['metadata']['name']}")
-
-
-async def test_a_cordoned_node_says_so_in_three_ways_and_keeps_the_taints_of_others(
-    cluster: ControlPlane, machine: JsonObject, client: KubeClient
-) -> None:
-    version = await cordon_node(client, cordoning(machine), now=lambda: NOW)
-
-    marked = stored(cluster, machine)
-    found = read_node(marked)
-    assert found.unschedulable
-    assert found.mark == CordonMark(cause=CordonCause.DRAIN, id="d-1", since=NOW)
-    assert {Taint("spot", "true"), Taint("spillway.dev/cordoned", "drain")} <= set(found.taints)
-    assert [taint.since for taint in found.taints if taint.key == "spillway.dev/cordoned"] == [NOW]
-    assert int(version) <= int(marked["metadata"]["resourceVersion"])
-
-
-async def test_a_node_is_as_before_when_our_mark_is_off(
-    cluster: ControlPlane, machine: JsonObject, client: KubeClient
-) -> None:
-    await cordon_node(client, cordoning(machine))
-    await uncordon_node(client, uncordoning(machine))
-
-    found = read_node(stored(cluster, machine))
-    assert (found.unschedulable, found.mark, Taint("spot", "true") in found.taints) == (False, None, True)
-    assert "spillway.dev/cordoned" not in {taint.key for taint in found.taints}
-    assert "spillway.dev/cordon" not in stored(cluster, machine)["metadata"]["annotations"]
-
-
-@pytest.mark.case("node-and-spot E49")
-async def test_a_node_that_a_human_cordoned_stays_cordoned_when_our_mark_goes(
-    cluster: ControlPlane, machine: JsonObject, client: KubeClient
-) -> None:
-    cluster.kubectl("cordon", machine["metadata"]["name"])
-    await cordon_node(client, cordoning(machine))
-    await cordon_node(client, cordoning(machine, cause=CordonCause.INTERRUPTED, mark="i-1"))
-    await uncordon_node(client, uncordoning(machine))
-
-    found = read_node(stored(cluster, machine))
-    assert (found.unschedulable, found.mark) == (True, None)
-
-
-@pytest.mark.case("node-and-spot E49")
-async def test_a_node_without_our_mark_is_never_uncordoned(
-    cluster: ControlPlane, machine: JsonObject, client: KubeClient
-) -> None:
-    cluster.kubectl("cordon", machine["metadata"]["name"])
-
-    await uncordon_node(client, uncordoning(machine))
-
-    assert read_node(stored(cluster, machine)).unschedulable
-
-
-async def test_cordoning_twice_writes_once(
-    cluster: ControlPlane, machine: JsonObject, client: KubeClient
-) -> None:
-    await cordon_node(client, cordoning(machine), now=lambda: NOW)
-    mark = cluster.audit_mark()
-
-    await cordon_node(client, cordoning(machine), now=lambda: NOW + timedelta(minutes=1))
-
-    writes = [
-        event
-        for event in cluster.audit_events(verbs={"patch"}, since=mark)
-        if event["objectRef"]["resource"] == "nodes" and event["userAgent"].startswith("spillway/")
-    ]
-    assert writes == []
-    assert read_node(stored(cluster, machine)).mark == CordonMark(
-        cause=CordonCause.DRAIN, id="d-1", since=NOW
-    )
-
-
-async def test_an_interruption_takes_over_the_mark_of_a_drain(
-    cluster: ControlPlane, machine: JsonObject, client: KubeClient
-) -> None:
-    await cordon_node(client, cordoning(machine))
-    await cordon_node(client, cordoning(machine, cause=CordonCause.INTERRUPTED, mark="i-1"), now=lambda: NOW)
-
-    found = read_node(stored(cluster, machine))
-    assert found.mark == CordonMark(cause=CordonCause.INTERRUPTED, id="i-1", since=NOW)
-    assert [taint.value for taint in found.taints if taint.key == "spillway.dev/cordoned"] == ["interrupted"]
-
-
-async def test_writes_to_a_node_lose_no_change_that_others_make_meanwhile(
-    cluster: ControlPlane, machine: JsonObject, client: KubeClient
-) -> None:
-    name = machine["metadata"]["name"]
-
-    async def taint_by_others(number: int) -> None:
-        step = {
-            "op": "add",
-            "path": "/spec/taints/-",
-            "value": {"key": f"other-{number}", "effect": "NoSchedule"},
-        }
-        await client.request(
-            "PATCH", f"/api/v1/nodes/{name}", body=[step], content_type="application/json-patch+json"
-        )
-
-    await asyncio.gather(
-        *[taint_by_others(number) for number in range(3)], cordon_node(client, cordoning(machine))
-    )
-
-    keys = {taint.key for taint in read_node(stored(cluster, machine)).taints}
-    assert {"spot", "other-0", "other-1", "other-2", "spillway.dev/cordoned"} <= keys
-
-
-async def test_a_node_made_anew_under_the_same_name_is_not_touched(
-    cluster: ControlPlane, machine: JsonObject, client: KubeClient
-) -> None:
-    name = machine["metadata"]["name"]
-
-    with pytest.raises(PreconditionFailed, match="made anew"):
-        await cordon_node(client, replace(cordoning(machine), node_uid=SOMEBODY_ELSE))
-    with pytest.raises(PreconditionFailed, match="made anew"):
-        await uncordon_node(client, replace(uncordoning(machine), node_uid=SOMEBODY_ELSE))
-    with pytest.raises(Conflict):
-        await delete_node(client, ForgetNode(pool="p", node=name, node_uid=SOMEBODY_ELSE, instance="i"))
-
-    assert stored(cluster, machine)["metadata"]["resourceVersion"]
-    assert read_node(stored(cluster, machine)).mark is None
-
-
-@pytest.mark.case("node-and-spot E51")
-async def test_a_node_object_whose_instance_is_gone_is_deleted_once(
-    cluster: ControlPlane, machine: JsonObject, client: KubeClient
-) -> None:
-    meta = machine["metadata"]
-    act = ForgetNode(pool="p", node=meta["name"], node_uid=meta["uid"], instance="i")
-
-    await delete_node(client, act)
-    await delete_node(client, act)
-
-    assert cluster.client.find(f"/api/v1/nodes/{meta['name']}") is None
