@@ -91,6 +91,14 @@ class PoolRecord:
     api_fault: ApiFault | None = None
     stale: PoolState | None = None
 
+    @property
+    def next_at(self) -> datetime | None:
+        """When something next happens by itself, None if nothing will."""
+        times = [at for machine in self.machines if (at := machine.next_at) is not None]
+        if self.next_try_at is not None:
+            times.append(self.next_try_at)
+        return min(times, default=None)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bill:

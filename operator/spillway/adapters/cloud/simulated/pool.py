@@ -27,6 +27,9 @@ class MarketPool:
         self.spec = spec
         self.record = PoolRecord() if record is None else record
         self._seed = seed
+        # A simulation looks far oftener than anything changes: `_next_at` is of the record `_looked_at`.
+        self._looked_at: PoolRecord | None = None
+        self._next_at: datetime | None = None
         if record is None:
             self.resize(max(spec.min_nodes, spec.start_nodes), now)
 
@@ -35,10 +38,9 @@ class MarketPool:
     @property
     def next_at(self) -> datetime | None:
         """When something next happens by itself, None if nothing will."""
-        times = [at for machine in self.record.machines if (at := machine.next_at) is not None]
-        if self.record.next_try_at is not None:
-            times.append(self.record.next_try_at)
-        return min(times, default=None)
+        if self._looked_at is not self.record:
+            self._looked_at, self._next_at = self.record, self.record.next_at
+        return self._next_at
 
     def advance(self, now: datetime) -> None:
         """Let everything happen that is due by *now*."""
