@@ -115,17 +115,19 @@ def sort_burst(
     rules: FallbackRules,
     load_grace: timedelta,
     outlooks: Sequence[PoolOutlook],
+    kin: tuple[str, str],
     coming: frozenset[str],
     fleet: Fleet,
     now: datetime,
 ) -> BurstPods:
     """Sort the pods of a twin; terminating and finished ones are left out.
 
-    `outlooks` are those of the pools that it may use, `coming` the uids of pods without a node that have a place coming.
+    `outlooks` are those of the pools that it may use, `kin` names its pods where a pool remembers that the scheduler refused
+    them, `coming` holds the uids of pods without a node that have a place coming.
     """
     by_stand: dict[Stand, list[Pod]] = defaultdict(list)
     refusals: Counter[FallbackReason] = Counter()
-    no_place = why_no_place(outlooks)
+    no_place = why_no_place(outlooks, kin)
     for pod in pods:
         if pod.phase in (PodPhase.TERMINATING, PodPhase.FINISHED):
             continue
@@ -164,11 +166,13 @@ def _refusal(
     return FallbackReason.PROVISION_TIMEOUT if waited > rules.provision_timeout else None
 
 
-def why_no_place(outlooks: Sequence[PoolOutlook]) -> FallbackReason | None:
+def why_no_place(outlooks: Sequence[PoolOutlook], kin: tuple[str, str]) -> FallbackReason | None:
     """Return why no pool will give a pod without a place one soon; None where one may, or where nobody knows.
 
     Of a provider that does not answer, and of one that Spillway does not size, nothing is known: only time tells.
     """
+    if outlooks and all(kin in found.memory.unplaceable for found in outlooks):
+        return FallbackReason.PACKING_REFUSED
     if any(found.closed is None or found.closed.reason not in _REFUSALS for found in outlooks):
         return None
     reasons = {_REFUSALS[found.closed.reason] for found in outlooks if found.closed is not None}

@@ -5,22 +5,24 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from spillway.core import conflict, stabilize
+from spillway.core import conflict, nodeplan, stabilize
 from spillway.core.breaker import advance_breaker
 from spillway.core.demand import Proposal, propose, without_pending
 from spillway.core.memory import Elasticity, Exhausted, Memory, WorkloadMemory
 from spillway.core.model import (
+    ApplyTwin,
+    DeleteTwin,
     Deployment,
     Mode,
     ObjectKey,
     Operation,
-    OperationState,
-    Pod,
     SetReplicas,
     Snapshot,
     Workload,
 )
 from spillway.core.observe import observe_signal, observe_target
+from spillway.core.orders import Order, orders_to_acts
+from spillway.core.placement import is_own_change
 from spillway.core.plan import (
     CapacityReason,
     Cause,
@@ -35,12 +37,13 @@ from spillway.core.plan import (
 )
 from spillway.core.replicas import Replicas, capacity_finding, classify, is_rolling_out, pods_by_deployment
 from spillway.core.signal import BLIND_STATES, Assessment, SignalReason, SignalState, assess
+from spillway.core.tiers import Capacity, PodsOf, Tiers, capacity_view, lay_out_tiers, observe_tiers
+from spillway.core.twin import twin_name
 
 INELASTIC_SHARE = 0.95  # an up that leaves the signal within 5 % changed nothing
 INELASTIC_UPS = 2
 BACK_OFF = timedelta(minutes=5)
 BACK_OFF_MAX = timedelta(minutes=60)
-UNDER_WAY = frozenset({OperationState.RUNNING, OperationState.AWAITING_CACHE})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,9 +55,15 @@ class _View:
     replicas: Replicas
     assessment: Assessment
     memory: WorkloadMemory
+    tiers: Tiers
     rolling: bool
     under_way: Operation | None
     conflict: Finding[ConflictReason] | None
+
+    @property
+    def count(self) -> int:
+        """The count that stands: what every limit is counted from."""
+        return self.tiers.count
 
 
 def decide(snapshot: Snapshot, memory: Memory, now: datetime) -> Plan:
@@ -64,34 +73,50 @@ def decide(snapshot: Snapshot, memory: Memory, now: datetime) -> Plan:
     metrics hold the count. A target with an act under way is not decided again until its cache shows the result.
     """
     decisions: dict[ObjectKey, Decision] = {}
-    views = tuple(_observe_all(snapshot, memory, decisions, now=now))
+    capacity = nodeplan.survey_capacity(snapshot, memory, now=now)
+    views = tuple(_observe_all(snapshot, memory, decisions, capacity, now=now))
     breaker, breaker_view = advance_breaker(memory.breaker, (view.memory for view in views), now=now)
     memories = dict(memory.workloads)
     drafts = tuple(_draft_all(views, memories, decisions, breaker_open=breaker_view.is_open, now=now))
+    orders: list[Order] = []
     for view, decision in _within_gpu_budgets(drafts):
-        bounded = _bound(view, decision)
-        decisions[bounded.key] = bounded
-        memories[bounded.uid] = _note_up(memories[bounded.uid], view, bounded)
+        order = _lay_out(view, _bound(view, decision), capacity, now=now)
+        orders.append(order)
+        decisions[view.workload.key] = order.decision
+        memories[view.workload.uid] = _note_up(
+            _note_layout(memories[view.workload.uid], order), view, order.decision
+        )
+    nodes = nodeplan.plan_nodes(snapshot, capacity, orders, now=now)
     # A target that went missing keeps its memory: it may only be a slow cache, and a new uid starts anew anyway.
     known = {workload.uid for workload in snapshot.workloads}
     return Plan(
         decisions={workload.key: decisions[workload.key] for workload in snapshot.workloads},
-        acts=tuple(_acts(views, decisions)),
+        acts=(*orders_to_acts(orders, snapshot, capacity, now=now), *nodes.acts),
         memory=Memory(
-            workloads={uid: kept for uid, kept in memories.items() if uid in known}, breaker=breaker
+            workloads={uid: kept for uid, kept in memories.items() if uid in known},
+            breaker=breaker,
+            pools=nodes.pool_memories,
+            nodes=nodes.node_memories,
         ),
         breaker=breaker_view,
-        wake_at=_wake_at(decisions.values(), now=now),
+        pools=nodes.decisions,
+        wake_at=_wake_at(decisions.values(), nodes.wake_at, now=now),
     )
 
 
 def _observe_all(
-    snapshot: Snapshot, memory: Memory, decisions: dict[ObjectKey, Decision], *, now: datetime
+    snapshot: Snapshot,
+    memory: Memory,
+    decisions: dict[ObjectKey, Decision],
+    capacity: Capacity,
+    *,
+    now: datetime,
 ) -> Iterable[_View]:
     """Yield a view of each workload that has something to decide; the others get their decision at once."""
     conflicts = conflict.find_conflicts(snapshot)
     pods = pods_by_deployment(snapshot)
     operations = _operations_by_target(snapshot.operations)
+    nothing = WorkloadMemory(first_seen=now)
     for workload in snapshot.workloads:
         found = conflicts.get(workload.key)
         deployment = snapshot.deployments.get(workload.target_key)
@@ -99,14 +124,19 @@ def _observe_all(
         if absent is not None or deployment is None:
             decisions[workload.key] = _undecided(workload, deployment, absent, found)
             continue
+        twin = capacity.twins.get(deployment.uid)
         try:
             yield _observe(
                 workload,
                 deployment,
-                memory.workloads.get(workload.uid, WorkloadMemory(first_seen=now)),
-                pods=pods.get(deployment.uid, ()),
-                operations=operations.get(workload.target_key, ()),
+                _memory_of(memory.workloads.get(workload.uid, nothing), deployment, now=now),
+                pods=pods,
+                operations=(
+                    *operations.get(workload.target_key, ()),
+                    *operations.get(twin.key if twin is not None else _twin_key(deployment), ()),
+                ),
                 found=found,
+                capacity=capacity,
                 snapshot=snapshot,
                 now=now,
             )
@@ -145,8 +175,25 @@ def _defect(exc: Exception) -> Finding[InactiveReason]:
 def _operations_by_target(operations: Iterable[Operation]) -> Mapping[ObjectKey, tuple[Operation, ...]]:
     grouped: dict[ObjectKey, list[Operation]] = defaultdict(list)
     for operation in operations:
-        grouped[operation.act.target].append(operation)
+        match operation.act:
+            case SetReplicas(target=target):
+                grouped[target].append(operation)
+            case ApplyTwin(twin=twin) | DeleteTwin(twin=twin):
+                grouped[twin].append(operation)
+            case _:
+                pass
     return {target: tuple(found) for target, found in grouped.items()}
+
+
+def _memory_of(memory: WorkloadMemory, deployment: Deployment, *, now: datetime) -> WorkloadMemory:
+    """A re-created target (new uid) is another thing that happens to have the same name: nothing of the old one is kept."""
+    if memory.target_uid == deployment.uid:
+        return memory
+    return WorkloadMemory(first_seen=now, target_uid=deployment.uid)
+
+
+def _twin_key(deployment: Deployment) -> ObjectKey:
+    return ObjectKey(deployment.key.namespace, twin_name(deployment.key.name))
 
 
 def _observe(
@@ -154,16 +201,29 @@ def _observe(
     deployment: Deployment,
     memory: WorkloadMemory,
     *,
-    pods: Iterable[tuple[Pod, int]],
+    pods: PodsOf,
     operations: tuple[Operation, ...],
     found: Finding[ConflictReason] | None,
+    capacity: Capacity,
     snapshot: Snapshot,
     now: datetime,
 ) -> _View:
-    rolling = is_rolling_out(deployment)
-    memory = observe_target(memory, deployment=deployment, operations=operations, rolling=rolling, now=now)
+    tiers = observe_tiers(
+        workload,
+        deployment,
+        memory.split,
+        pods=pods,
+        operations=operations,
+        capacity=capacity,
+        snapshot=snapshot,
+        now=now,
+    )
+    rolling = is_rolling_out(deployment) or (tiers.twin is not None and is_rolling_out(tiers.twin))
+    foreign = tiers.foreign if tiers.split is not None else not is_own_change(deployment, operations)
+    memory = replace(memory, split=tiers.split) if memory.split is not tiers.split else memory
+    memory = observe_target(memory, count=tiers.count, is_foreign=foreign, rolling=rolling, now=now)
     replicas = classify(
-        pods,
+        tiers.supply,
         revision=deployment.revision,
         rules=workload.readiness,
         pending_timeout=snapshot.pending_timeout,
@@ -182,8 +242,9 @@ def _observe(
         replicas=replicas,
         assessment=assessment,
         memory=memory,
+        tiers=tiers,
         rolling=rolling,
-        under_way=next((op for op in operations if op.state in UNDER_WAY), None),
+        under_way=next((op for op in operations if op.is_under_way), None),
         conflict=found,
     )
 
@@ -204,7 +265,7 @@ def _decide_one(view: _View, *, breaker_open: bool, now: datetime) -> tuple[Deci
         key=view.workload.key,
         uid=view.workload.uid,
         mode=view.workload.mode,
-        current=view.deployment.replicas,
+        current=view.count,
         proposal=proposal.replicas,
         desired=desired,
         cause=proposal.cause,
@@ -226,7 +287,7 @@ def _decide_one(view: _View, *, breaker_open: bool, now: datetime) -> tuple[Deci
 def _situation(view: _View, proposal: Proposal, *, breaker_open: bool, now: datetime) -> stabilize.Situation:
     return stabilize.Situation(
         workload=view.workload,
-        deployment=view.deployment,
+        current=view.count,
         replicas=view.replicas,
         assessment=view.assessment,
         memory=view.memory,
@@ -238,10 +299,11 @@ def _situation(view: _View, proposal: Proposal, *, breaker_open: bool, now: date
 
 
 def _proposal(view: _View) -> Proposal:
-    current = view.deployment.replicas
+    current = view.count
     if view.under_way is not None:
-        message = f"Setting {view.under_way.act.to} replicas is under way"
-        return Proposal(replicas=view.under_way.act.to, cause=Cause.NOT_DECIDED, message=message)
+        asked = _asked(view)
+        message = f"Setting {asked} replicas is under way"
+        return Proposal(replicas=asked, cause=Cause.NOT_DECIDED, message=message)
     pin = view.workload.replicas
     if pin is not None:
         return Proposal(replicas=pin, cause=Cause.PINNED, message=f"spec.replicas pins the count at {pin}")
@@ -268,7 +330,7 @@ def _exhaustion(view: _View, *, now: datetime) -> Exhausted | None:
     """
     latch, replicas = view.memory.exhausted, view.replicas
     if replicas.waiting_long and (latch is None or now >= latch.until):
-        cap = without_pending(replicas, pending=len(replicas.unschedulable), current=view.deployment.replicas)
+        cap = without_pending(replicas, pending=len(replicas.unschedulable), current=view.count)
         steps = 0 if latch is None else latch.steps + 1
         return Exhausted(cap=cap, until=now + min(BACK_OFF_MAX, BACK_OFF * 2 ** min(steps, 4)), steps=steps)
     if latch is not None and now >= latch.until and replicas.ready > latch.cap:
@@ -303,7 +365,14 @@ def _gpus_in_use(drafts: Iterable[tuple[_View, Decision]]) -> dict[str, int]:
 
 
 def _asked(view: _View) -> int:
-    return view.under_way.act.to if view.under_way is not None else 0
+    """Return the count that a write under way brings about; the one that stands where it changes none."""
+    match view.under_way.act if view.under_way is not None else None:
+        case SetReplicas(count=None, to=to):
+            return to
+        case SetReplicas(count=int(count)) | ApplyTwin(count=int(count)):
+            return count
+        case _:
+            return view.count
 
 
 def _grant(view: _View, decision: Decision, *, used: int) -> Decision:
@@ -333,7 +402,20 @@ def _grant(view: _View, decision: Decision, *, used: int) -> Decision:
         reason=LimitReason.GPU_LIMIT_NAMESPACE,
         whose=f"maxGpusPerNamespace {rules.max_gpus_per_namespace}",
     )
-    return _limited(decision, limit)
+    decision = _limited(decision, limit)
+    return _limited(decision, _by_model(view, decision))
+
+
+def _by_model(view: _View, decision: Decision) -> Limit | None:
+    """Nothing grows onto GPUs of a model that no guardrail allows; what stands stays."""
+    if decision.desired <= decision.current or not view.tiers.models_forbidden:
+        return None
+    return Limit(
+        reason=LimitReason.GPU_MODEL_FORBIDDEN,
+        before=decision.desired,
+        after=decision.current,
+        message=view.tiers.models_forbidden,
+    )
 
 
 def _with_bounds(view: _View, decision: Decision) -> Decision:
@@ -386,17 +468,26 @@ def _judge_up(guard: Elasticity, *, value: float, settled: int) -> Elasticity:
     return Elasticity(failures=failures, refuted=True, before=(guard.before[0], settled), goal=settled + 1)
 
 
-def _acts(views: Iterable[_View], decisions: Mapping[ObjectKey, Decision]) -> Iterable[SetReplicas]:
-    for view in views:
-        decision = decisions[view.workload.key]
-        if decision.inactive is None and view.under_way is None and decision.desired != decision.current:
-            yield SetReplicas(
-                workload=decision.key,
-                target=view.deployment.key,
-                target_uid=view.deployment.uid,
-                before=decision.current,
-                to=decision.desired,
-            )
+def _lay_out(view: _View, decision: Decision, capacity: Capacity, *, now: datetime) -> Order:
+    """Lay a decided count out on demand and on spot; a defect there leaves the workload alone, like any other."""
+    may_write = decision.inactive is None
+    try:
+        layout = lay_out_tiers(view.tiers, wanted=decision.desired, rolling=view.rolling, now=now)
+        placement = capacity_view(view.tiers, layout, fleet=capacity.fleet, may_write=may_write)
+    except Exception as exc:  # noqa: BLE001  # as above
+        decision = _undecided(view.workload, view.deployment, _defect(exc), view.conflict)
+        return Order(tiers=view.tiers, decision=decision, layout=None, rolling=view.rolling)
+    return Order(
+        tiers=view.tiers,
+        decision=replace(decision, placement=placement),
+        layout=layout,
+        rolling=view.rolling,
+    )
+
+
+def _note_layout(memory: WorkloadMemory, order: Order) -> WorkloadMemory:
+    split = order.layout.memory if order.layout is not None else memory.split
+    return memory if split is memory.split else replace(memory, split=split)
 
 
 def _absence(
@@ -454,7 +545,7 @@ def _inactive(view: _View) -> Finding[InactiveReason] | None:
     if workload.paused:
         message = 'Paused by annotation spillway.dev/paused: "true"; remove it to go on'
         return Finding(reason=InactiveReason.PAUSED, message=message)
-    if view.deployment.replicas == 0 and workload.replicas is None:
+    if _is_at_zero(view) and workload.replicas is None:
         message = (
             f"{workload.target} was set to 0 replicas by somebody else, which is respected. "
             f"To start it again: kubectl -n {workload.key.namespace} scale deployment {workload.target} --replicas 1"
@@ -465,6 +556,12 @@ def _inactive(view: _View) -> Finding[InactiveReason] | None:
     return None
 
 
+def _is_at_zero(view: _View) -> bool:
+    """Whether somebody stopped the target; a source whose replicas are all meant for spot stands at 0 by itself."""
+    meant_for_spot = view.tiers.split is not None and view.workload.capacity.baseline == 0
+    return view.count == 0 if meant_for_spot else view.deployment.replicas == 0
+
+
 def _capacity(view: _View, *, now: datetime) -> Finding[CapacityReason] | None:
     exhausted = view.memory.exhausted
     if exhausted is not None and now < exhausted.until:
@@ -472,7 +569,19 @@ def _capacity(view: _View, *, now: datetime) -> Finding[CapacityReason] | None:
             f"No node took more than {exhausted.cap} pods; asking again at {exhausted.until:%H:%M:%S} UTC"
         )
         return Finding(reason=CapacityReason.EXHAUSTED, message=message)
-    return capacity_finding(view.replicas, view.deployment)
+    return _packing_refused(view) or capacity_finding(view.replicas, view.deployment)
+
+
+def _packing_refused(view: _View) -> Finding[CapacityReason] | None:
+    """Pods that the scheduler leaves without a node although one of a pool has room for them by every resource."""
+    if not view.tiers.refusing_pools or not view.replicas.unschedulable:
+        return None
+    pod = view.replicas.unschedulable[0]
+    message = (
+        f"{len(view.replicas.unschedulable)} pods find no node although pool {view.tiers.refusing_pools[0]} has room for them; they "
+        f"are not packed there again. The scheduler says: {pod.message or pod.cause}"
+    )
+    return Finding(reason=CapacityReason.PACKING_REFUSED, message=message)
 
 
 def _signal_view(view: _View) -> SignalView:
@@ -488,6 +597,7 @@ def _signal_view(view: _View) -> SignalView:
     )
 
 
-def _wake_at(decisions: Iterable[Decision], *, now: datetime) -> datetime | None:
+def _wake_at(decisions: Iterable[Decision], nodes: datetime | None, *, now: datetime) -> datetime | None:
     times = [limit.until for decision in decisions for limit in decision.limits if limit.until is not None]
+    times += [nodes] if nodes is not None else []
     return min((at for at in times if at > now), default=None)

@@ -12,7 +12,9 @@ from spillway.core.interruption import Notice, NoticeKind, read_notice
 from spillway.core.memory import NodeMemory
 from spillway.core.model import CordonCause, Node, NodePool, Pod, PodPhase, Snapshot
 
-STUCK: Final = timedelta(seconds=60)  # a pod that is still terminating so long after its deletion counts no more
+STUCK: Final = timedelta(
+    seconds=60
+)  # a pod that is still terminating so long after its deletion counts no more
 _STAYS_TO_THE_END: Final = frozenset({"DaemonSet", "Node"})  # a Node owns its mirror pods
 
 
@@ -38,6 +40,11 @@ class Fleet:
     pods_on: Mapping[str, tuple[Pod, ...]]
     memory: Mapping[str, NodeMemory]
     samples: Mapping[str, Node] = field(default_factory=dict)
+    by_pool: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def names_in(self, pool: str) -> tuple[str, ...]:
+        """Return the nodes of a pool by name."""
+        return self.by_pool.get(pool, ())
 
     def pool_of(self, node: str) -> NodePool | None:
         """Return the pool that a node belongs to; None for one in no pool, in two, or unknown."""
@@ -64,6 +71,7 @@ def survey(snapshot: Snapshot, memory: Mapping[str, NodeMemory], now: datetime) 
     notices: dict[str, Notice] = {}
     kept: dict[str, NodeMemory] = {}
     samples: dict[str, Node] = {}
+    by_pool: dict[str, list[str]] = defaultdict(list)
     for node in snapshot.nodes:
         pool = claims.pool_of.get(node.name)
         notice = read_notice(node)
@@ -72,8 +80,9 @@ def survey(snapshot: Snapshot, memory: Mapping[str, NodeMemory], now: datetime) 
         stand = _stand(node, pool, notice, lost_after=snapshot.timers.node_lost, now=now)
         standing[node.name] = stand
         kept[node.uid] = _remember(memory.get(node.uid), node, stand, pods_on.get(node.name, ()), now=now)
-        if pool is not None and (pool.name not in samples or node.created_at is not None):
-            samples[pool.name] = node
+        if pool is not None:
+            by_pool[pool.name].append(node.name)
+            samples.setdefault(pool.name, node)
     return Fleet(
         claims=claims,
         nodes={node.name: node for node in snapshot.nodes},
@@ -82,6 +91,7 @@ def survey(snapshot: Snapshot, memory: Mapping[str, NodeMemory], now: datetime) 
         pods_on=pods_on,
         memory=kept,
         samples=samples,
+        by_pool={name: tuple(found) for name, found in by_pool.items()},
     )
 
 
@@ -99,18 +109,21 @@ def _stand(
     if notice is not None and notice.kind is NoticeKind.HARD:
         return Standing.DOOMED
     if not node.ready:
-        if not _was_ever_ready(node):
-            return Standing.BOOTING
-        since = notice.since if notice is not None else None
-        return Standing.DOOMED if since is not None and now - since >= lost_after else Standing.SUSPECTED
+        return _stand_unready(node, notice, lost_after=lost_after, now=now)
     if node.mark is not None and node.mark.cause is CordonCause.DRAIN:
         return Standing.DRAINING
     if node.unschedulable:
         return Standing.CORDONED
     # A device plugin that has not reported yet: the GPUs come a little after the node.
-    if pool is not None and not node.devices.get(pool.gpu_resource):
+    has_gpus = pool is None or node.devices.get(pool.gpu_resource)
+    return Standing.GOOD if has_gpus else Standing.BOOTING
+
+
+def _stand_unready(node: Node, notice: Notice | None, *, lost_after: timedelta, now: datetime) -> Standing:
+    if not _was_ever_ready(node):
         return Standing.BOOTING
-    return Standing.GOOD
+    since = notice.since if notice is not None else None
+    return Standing.DOOMED if since is not None and now - since >= lost_after else Standing.SUSPECTED
 
 
 def _was_ever_ready(node: Node) -> bool:

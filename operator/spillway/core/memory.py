@@ -126,10 +126,11 @@ class PoolMemory:
     """What is remembered of a pool, keyed by its uid.
 
     `refused_at` is the first of `refused_in_a_row` refusals since a node was last granted, and `last_refusal` the time of the
-    newest one counted; after they are confirmed the pool is closed until `closed_until`, then asked for one node; `steps`
+    newest one counted; once they are confirmed the pool is closed until `closed_until`, then asked for one node; `steps`
     counts how often that failed and doubles the wait. `interruptions` are the times of late, `breaker_until` the end of what
-    they caused. `granted` is the highest number of machines seen since the last refusal. `allocatable` is what a fresh node
-    was seen to offer. `unplaceable` holds (template hash, owner) of pods that the scheduler refused where they were packed.
+    they caused. `granted` is the number of machines last seen, `asked` the size that we last asked for. `allocatable` is what a
+    fresh node was seen to offer. `doubted` holds pods that the scheduler leaves without a node although there was room, since
+    when; `unplaceable` (template, owner) of those that it did so for too long.
     """
 
     refused_at: datetime | None = None
@@ -137,10 +138,12 @@ class PoolMemory:
     last_refusal: datetime | None = None
     closed_until: datetime | None = None
     steps: int = 0
-    granted: int = 0
+    granted: int | None = None
+    asked: int | None = None
     interruptions: tuple[datetime, ...] = ()
     breaker_until: datetime | None = None
     allocatable: Mapping[str, int] = field(default_factory=dict)
+    doubted: Mapping[str, datetime] = field(default_factory=dict)
     unplaceable: frozenset[tuple[str, str]] = frozenset()
     refusals: tuple[Refusal, ...] = ()
 

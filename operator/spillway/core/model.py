@@ -289,7 +289,9 @@ class Pod:
 
 
 DELETION_COST_ANNOTATION = "controller.kubernetes.io/pod-deletion-cost"
-DELETION_COST = -100  # small on purpose: Karpenter reads a node of pods with large negative costs as an empty one
+DELETION_COST = (
+    -100
+)  # small on purpose: Karpenter reads a node of pods with large negative costs as an empty one
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -41,9 +41,7 @@ def survey_capacity(snapshot: Snapshot, memory: Memory, *, now: datetime) -> Cap
 
 def _with_stored(memories: Mapping[str, PoolMemory], snapshot: Snapshot) -> Mapping[str, PoolMemory]:
     stored = {
-        uid: PoolMemory(
-            breaker_until=found.breaker_until, closed_until=found.closed_until, steps=found.steps
-        )
+        uid: PoolMemory(breaker_until=found.breaker_until, closed_until=found.closed_until, steps=found.steps)
         for uid, found in snapshot.stored_pools.items()
         if uid not in memories
     }
@@ -56,7 +54,9 @@ def plan_nodes(
     """Size pools for what all orders want together, then let go of nodes that nobody needs."""
     orders = tuple(orders)
     fleet = capacity.fleet
-    pools = sizing.plan_pools(snapshot, fleet, capacity.outlooks, tuple(_demands(orders, snapshot, fleet)), now)
+    pools = sizing.plan_pools(
+        snapshot, fleet, capacity.outlooks, tuple(_demands(orders, snapshot, fleet)), now
+    )
     drains = plan_drains(
         snapshot,
         fleet,

@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from spillway.core.memory import Blindness, DownWindow, Streaks, WorkloadMemory, ZeroWatch
-from spillway.core.model import Deployment, Operation, OperationState, Snapshot, Workload
+from spillway.core.model import Snapshot, Workload
 from spillway.core.signal import BLIND_STATES, Assessment, Collected, SignalReason, SignalState
 
 EPSILON = 1e-9  # float noise: 8.000000001 replicas are 8
@@ -41,21 +41,15 @@ def is_counted(memory: WorkloadMemory, snapshot: Snapshot, assessment: Assessmen
 def observe_target(
     memory: WorkloadMemory,
     *,
-    deployment: Deployment,
-    operations: tuple[Operation, ...],
+    count: int,
+    is_foreign: bool,
     rolling: bool,
     now: datetime,
 ) -> WorkloadMemory:
-    """Note the observed replica count; a change that no act of ours explains is foreign.
-
-    A re-created target (new uid) is another thing that happens to have the same name: nothing of the old one is kept.
-    """
-    if memory.target_uid != deployment.uid:
-        memory = WorkloadMemory(first_seen=now, target_uid=deployment.uid)
-    count = deployment.replicas
+    """Note the count that stands; with *is_foreign* a change of it was somebody else's, and downs wait a full window."""
     seen = memory.seen
     previous = seen[-1][1] if seen else count
-    if count != previous and not _is_ours(count, operations):
+    if count != previous and is_foreign:
         memory = replace(memory, foreign_at=now, window=DownWindow())
     if count < previous:
         memory = replace(memory, last_down_at=now)
@@ -67,10 +61,6 @@ def observe_target(
     if (seen, base) == (memory.seen, memory.rollout_base):
         return memory
     return replace(memory, seen=seen, rollout_base=base)
-
-
-def _is_ours(count: int, operations: tuple[Operation, ...]) -> bool:
-    return any(op.act.to == count for op in operations if op.state is not OperationState.FAILED)
 
 
 def _of_the_last_minute(

@@ -70,7 +70,7 @@ def orders_to_acts(
                 shrinking.add(lowered.target_uid)
                 act = _with_victims(lowered, pods, capacity) if empties_nodes else lowered  # noqa: PLW2901
             yield act
-    yield from _handovers(snapshot, orders, pods, capacity, busy=busy)
+    yield from _handovers(snapshot, pods, capacity, busy=busy)
     yield from _cleared_costs(pods, shrinking=shrinking, busy=busy, snapshot=snapshot)
 
 
@@ -100,7 +100,9 @@ def _acts_of(order: Order, *, now: datetime) -> Iterator[ReplicaAct]:
         yield _set(order, tiers.source, order.baseline, count=wanted)
     if write is not None:
         yield write
-    elif tiers.twin is not None and order.burst != tiers.twin.replicas and _may(order, tiers.twin, order.burst):
+    elif (
+        tiers.twin is not None and order.burst != tiers.twin.replicas and _may(order, tiers.twin, order.burst)
+    ):
         yield _set(order, tiers.twin, order.burst, count=wanted)
 
 
@@ -135,7 +137,7 @@ def _with_victims(act: SetReplicas, pods: PodsOf, capacity: Capacity) -> SetRepl
 
 
 def _handovers(
-    snapshot: Snapshot, orders: Iterable[Order], pods: PodsOf, capacity: Capacity, *, busy: Set[str]
+    snapshot: Snapshot, pods: PodsOf, capacity: Capacity, *, busy: Set[str]
 ) -> Iterator[ReplicaAct]:
     """Yield the next step for each twin whose GpuWorkload is gone and whose source no other one scales."""
     sources = {deployment.uid: deployment for deployment in snapshot.deployments.values()}
@@ -167,7 +169,9 @@ def _cleared_costs(
     pods: PodsOf, *, shrinking: Set[str], busy: Set[str], snapshot: Snapshot
 ) -> Iterator[ClearDeletionCost]:
     """Yield one act for all pods that outlived the reduction which marked them."""
-    subjects = {f"deployment {found.key}": found.uid for found in snapshot.deployments.values()} if busy else {}
+    subjects = (
+        {f"deployment {found.key}": found.uid for found in snapshot.deployments.values()} if busy else {}
+    )
     held = shrinking | {uid for subject, uid in subjects.items() if subject in busy}
     marked = tuple(
         PodRef(pod.key, pod.uid)
@@ -178,4 +182,3 @@ def _cleared_costs(
     )
     if marked and "deletion costs" not in busy:
         yield ClearDeletionCost(pods=marked)
-

@@ -240,9 +240,7 @@ def _finding(
         )
         return Finding(reason=FallbackReason.BURST_BROKEN, message=message)
     if uncovered and s.rules.policy is FallbackPolicy.WAIT:
-        message = (
-            f"{uncovered} of {need} burst replicas have no spot node and wait for one, as fallback.policy Wait says"
-        )
+        message = f"{uncovered} of {need} burst replicas have no spot node and wait for one, as fallback.policy Wait says"
         return Finding(reason=FallbackReason.WAITING, message=message)
     message = f"Spot carries all {need} replicas above the baseline" if need else "Nothing is wanted on spot"
     return Finding(reason=FallbackReason.NOT_NEEDED, message=message)

@@ -328,6 +328,7 @@ class PoolDecision:
     message: str
     closed: Finding[CloseReason] | None = None
     closed_until: datetime | None = None
+    steps: int = 0
     booting: int = 0
     draining: tuple[str, ...] = ()
     doomed: tuple[str, ...] = ()

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from spillway.core.demand import Proposal
 from spillway.core.memory import WorkloadMemory
-from spillway.core.model import Deployment, Mode, Workload
+from spillway.core.model import Mode, Workload
 from spillway.core.observe import STEP_PERIOD
 from spillway.core.plan import Cause, Limit, LimitReason
 from spillway.core.replicas import Replicas
@@ -24,10 +24,10 @@ JITTER = timedelta(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Situation:
-    """All that the limiters of one workload look at. `current` is its observed `spec.replicas`."""
+    """All that the limiters of one workload look at. `current` is the count that stands."""
 
     workload: Workload
-    deployment: Deployment
+    current: int
     replicas: Replicas
     assessment: Assessment
     memory: WorkloadMemory
@@ -35,11 +35,6 @@ class Situation:
     rolling: bool
     breaker_open: bool
     now: datetime
-
-    @property
-    def current(self) -> int:
-        """Replicas the target is set to now."""
-        return self.deployment.replicas
 
     @property
     def is_blind_raise(self) -> bool:

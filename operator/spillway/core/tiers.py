@@ -53,7 +53,8 @@ class Tiers:
     `obstacle` says why nothing may be on spot, None where it may. `split` is set where two Deployments make up the count.
     `supply` are the pods that serve or will, each with its revision in the source's terms; refused burst pods are none where
     on-demand replicas stand in for them. `foreign` says that somebody else changed the source's count, `models_forbidden` why
-    the guardrail gpuModels lets nothing grow, empty where it does.
+    the guardrail gpuModels lets nothing grow, empty where it does. On `refusing_pools` the scheduler left pods waiting beside
+    room.
     """
 
     workload: Workload
@@ -68,6 +69,7 @@ class Tiers:
     split: SplitMemory | None = None
     foreign: bool = False
     models_forbidden: str = ""
+    refusing_pools: tuple[str, ...] = ()
 
     @property
     def can_burst(self) -> bool:
@@ -108,6 +110,11 @@ def observe_tiers(
         good_source=capacity.good(source_pods),
         supply=tuple(own),
         models_forbidden=_models_forbidden(workload, source, snapshot.pools, fleet),
+        refusing_pools=tuple(
+            name
+            for name, found in capacity.outlooks.items()
+            if (source.template, source.uid) in found.memory.unplaceable
+        ),
     )
     if twin is None and obstacle is not None:
         return tiers
@@ -125,7 +132,11 @@ def observe_tiers(
         (pod for pod, _ in twin_pods),
         rules=workload.capacity.fallback,
         load_grace=workload.readiness.load_grace,
-        outlooks=[capacity.outlooks[pool.name] for pool in pools if pool.name in capacity.outlooks],
+        outlooks=[capacity.outlooks[pool.name] for pool in pools],
+        kin=(
+            source.template if twin is None or twin.twin is None else twin.twin.template,
+            twin.uid if twin else "",
+        ),
         coming=capacity.coming,
         fleet=fleet,
         now=now,
@@ -146,9 +157,7 @@ def _behind_since(
     return (split.behind_since or now) if is_behind else None
 
 
-def _models_forbidden(
-    workload: Workload, source: Deployment, pools: Iterable[NodePool], fleet: Fleet
-) -> str:
+def _models_forbidden(workload: Workload, source: Deployment, pools: Iterable[NodePool], fleet: Fleet) -> str:
     """Say why nothing may grow where every pool that the template fits is of a forbidden model; empty otherwise.
 
     Without a pool that it fits nobody knows which model it would get, and nothing is forbidden.
@@ -157,7 +166,9 @@ def _models_forbidden(
     if models is None:
         return ""
     fitting = [
-        pool for pool in pools if source.constraints.accepts(fleet.labels_of(pool), pool.taints)
+        pool
+        for pool in pools
+        if source.constraints.accepts(fleet.labels_of(pool), pool.taints)
         and source.requests.get(pool.gpu_resource)
     ]
     if not fitting or any(model_allowed(workload, pool) for pool in fitting):
@@ -184,7 +195,9 @@ def _obstacle(
         message = "capacity.burst is Never: every replica runs where the Deployment's own template puts it"
         return Finding(reason=BurstReason.BURST_NEVER, message=message)
     if not workload.guardrails.spot_allowed:
-        message = "A GpuPolicy's guardrail says spot: Forbidden, so nothing bursts. Ask whoever owns the policy"
+        message = (
+            "A GpuPolicy's guardrail says spot: Forbidden, so nothing bursts. Ask whoever owns the policy"
+        )
         return Finding(reason=BurstReason.SPOT_FORBIDDEN, message=message)
     if source.burst_obstacles:
         message = f"The template of {source.key.name} cannot run a second time: {source.burst_obstacles[0]}"
@@ -261,7 +274,7 @@ def demands_of(
     homeless = baseline - _housed(tiers.source_pods, fleet)
     if homeless > 0:
         yield Demand(
-            owner=tiers.workload.uid,
+            owner=source.uid,
             template=source.template,
             requests=source.requests,
             constraints=source.constraints,
@@ -274,7 +287,7 @@ def demands_of(
     homeless = burst - sum(_housed(tiers.burst.of(stand), fleet) for stand in stands)
     if homeless > 0 and tiers.pools:
         yield Demand(
-            owner=tiers.workload.uid,
+            owner=tiers.twin.uid if tiers.twin is not None else source.uid,
             template=source.template,
             requests=source.requests,
             constraints=burst_constraints(source, tiers.twin, tiers.pools),
@@ -297,14 +310,14 @@ def _housed(pods: Iterable[Pod], fleet: Fleet) -> int:
 
 
 def capacity_view(
-    tiers: Tiers, layout: Layout | None, *, fleet: Fleet, refused: str = "", may_write: bool = True
+    tiers: Tiers, layout: Layout | None, *, fleet: Fleet, may_write: bool = True
 ) -> CapacityView:
     """Return what the capacity settings came to: how the count is laid out, and the finding behind each condition.
 
-    `refused` is the server's sentence where a write of the twin failed; `may_write` is False in a mode that leaves it as it is.
+    `may_write` is False where nothing is written for the workload at all.
     """
     isolation, is_isolated = _isolation(tiers, fleet)
-    burst, bursts = _burst_finding(tiers, layout, refused=refused, may_write=may_write)
+    burst, bursts = _burst_finding(tiers, layout, may_write=may_write)
     idle = Finding(reason=FallbackReason.NOT_NEEDED, message="Nothing is wanted on spot")
     return CapacityView(
         split=layout.view if layout is not None else None,
@@ -318,36 +331,45 @@ def capacity_view(
 
 
 def _burst_finding(
-    tiers: Tiers, layout: Layout | None, *, refused: str, may_write: bool
+    tiers: Tiers, layout: Layout | None, *, may_write: bool
 ) -> tuple[Finding[BurstReason], bool]:
     if tiers.obstacle is not None:
         return tiers.obstacle, False
     if layout is None or (layout.view.burst == 0 and layout.view.burst_now == 0):
         message = "The baseline carries everything that is wanted"
         return Finding(reason=BurstReason.NO_BURST_NEEDED, message=message), False
-    view = layout.view
-    if refused:
-        return Finding(
-            reason=BurstReason.TWIN_REFUSED, message=f"The burst Deployment could not be written: {refused}"
-        ), False
-    if not may_write and tiers.twin is None:
-        message = f"{view.burst} replicas would burst; the mode in force makes no burst Deployment"
-        return Finding(reason=BurstReason.MODE_FORBIDS, message=message), False
-    if tiers.twin is not None and tiers.twin.failure is not None:
-        message = f"The cluster refuses to create pods of {tiers.twin.key.name}: {tiers.twin.failure}"
-        return Finding(reason=BurstReason.PODS_NOT_CREATED, message=message), False
-    told = f"{view.burst} replicas are to run on spot ({', '.join(pool.name for pool in tiers.pools)})"
+    failed = _twin_failure(tiers, layout, may_write=may_write)
+    if failed is not None:
+        return failed, False
+    told = f"{layout.view.burst} replicas are to run on spot ({', '.join(pool.name for pool in tiers.pools)})"
     if tiers.twin is not None and pools_changed(tiers.twin, tiers.pools):
         message = f"{told}; the pools changed, which applies at the next rollout or when nothing bursts"
         return Finding(reason=BurstReason.POOLS_CHANGED, message=message), True
     return Finding(reason=BurstReason.BURSTING, message=told), True
 
 
+def _twin_failure(tiers: Tiers, layout: Layout, *, may_write: bool) -> Finding[BurstReason] | None:
+    """What keeps a burst that is wanted from having its Deployment, or that from having pods."""
+    twin = tiers.twin
+    if layout.memory.refused:
+        message = f"The burst Deployment could not be written: {layout.memory.refused}"
+        return Finding(reason=BurstReason.TWIN_REFUSED, message=message)
+    if not may_write and twin is None:
+        message = f"{layout.view.burst} replicas would burst; nothing is written now, so no burst Deployment is made"
+        return Finding(reason=BurstReason.MODE_FORBIDS, message=message)
+    if twin is not None and twin.failure is not None:
+        message = f"The cluster refuses to create pods of {twin.key.name}: {twin.failure}"
+        return Finding(reason=BurstReason.PODS_NOT_CREATED, message=message)
+    return None
+
+
 def _isolation(tiers: Tiers, fleet: Fleet) -> tuple[Finding[IsolationReason], bool]:
     """Whether the source's pods are kept off spot: by taints that they do not tolerate, or by their own affinity."""
     source = tiers.source
     if not tiers.pools:
-        return Finding(reason=IsolationReason.NO_SPOT_POOL, message="There is no spot pool to be kept off"), True
+        return Finding(
+            reason=IsolationReason.NO_SPOT_POOL, message="There is no spot pool to be kept off"
+        ), True
     stray = [pod for pod in tiers.source_pods if _is_on_spot(pod, fleet)]
     if stray:
         message = (
@@ -377,4 +399,3 @@ def _isolation(tiers: Tiers, fleet: Fleet) -> tuple[Finding[IsolationReason], bo
 def _is_on_spot(pod: Pod, fleet: Fleet) -> bool:
     pool = fleet.pool_of(pod.node) if pod.node is not None else None
     return pool is not None and pool.is_spot and pod.phase is not PodPhase.TERMINATING
-

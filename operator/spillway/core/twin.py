@@ -125,7 +125,9 @@ def _key(source: Deployment) -> ObjectKey:
     return ObjectKey(source.key.namespace, twin_name(source.key.name))
 
 
-def hand_over(twin: Deployment, source: Deployment, *, good_source: int, good_burst: int) -> ReplicaAct | None:
+def hand_over(
+    twin: Deployment, source: Deployment, *, good_source: int, good_burst: int
+) -> ReplicaAct | None:
     """Return the next step for a twin whose GpuWorkload is gone; None while its replacements come up.
 
     First what the source must reach is written on the twin, so that a restart does not add it again; then the source is
