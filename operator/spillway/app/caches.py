@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -11,7 +12,7 @@ from spillway.adapters.kube.clock import Clock
 from spillway.adapters.kube.reflector import Problem, Projection, Reflector, ReflectorTimings
 from spillway.adapters.kube.resources import Resource
 from spillway.api import names
-from spillway.core.model import Deployment, Pod
+from spillway.core.model import Deployment, Node, Pod
 
 WORKLOADS = Resource(
     group=names.GROUP, version=names.VERSION, plural=names.WORKLOAD_PLURAL, kind=names.WORKLOAD_KIND
@@ -57,7 +58,7 @@ class Caches:
         self.policies = make.reflector(POLICIES, _raw, matters=_spec_changed)
         # Optional: an older set of CRDs must not keep replicas from being scaled.
         self.pools = make.reflector(POOLS, _raw, matters=_spec_changed, optional=True)
-        self.nodes = make.reflector(resources.NODES, projections.node)
+        self.nodes = make.reflector(resources.NODES, projections.node, matters=_node_changed)
         self.deployments = make.reflector(
             resources.DEPLOYMENTS, projections.deployment, matters=_target_changed
         )
@@ -199,4 +200,15 @@ def _target_changed(old: Deployment | None, new: Deployment | None) -> bool:
 
 
 def _phase_changed(old: Pod | None, new: Pod | None) -> bool:
-    return old is None or new is None or old.phase is not new.phase
+    """What has no GPU and belongs to no ReplicaSet takes room only: the next evaluation is early enough for it."""
+    known = new or old
+    if known is not None and not known.gpus and known.owner_kind != "ReplicaSet":
+        return False
+    return old is None or new is None or (old.phase, old.node) != (new.phase, new.node)
+
+
+def _node_changed(old: Node | None, new: Node | None) -> bool:
+    """A kubelet's heartbeat changes the version alone."""
+    if old is None or new is None:
+        return True
+    return replace(old, resource_version=new.resource_version) != new

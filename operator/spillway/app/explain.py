@@ -10,8 +10,8 @@ from spillway.app.loop import LastPass
 from spillway.app.pools import hourly_cost, price_source
 from spillway.app.status import signal_text
 from spillway.core.cost import PayerCost, PoolBill
-from spillway.core.model import NodePool, ObjectKey
-from spillway.core.plan import Decision, Finding, Limit
+from spillway.core.model import NodePool, ObjectKey, SetReplicas
+from spillway.core.plan import Decision, Finding, Limit, PoolDecision, SplitView
 from spillway.core.prices import money
 
 Document = Mapping[str, Any]
@@ -45,7 +45,8 @@ def top(last: LastPass) -> Document:
             _row(decision, last.bill.of_workload(decision.key)) for decision in last.plan.decisions.values()
         ],
         "pools": [
-            _pool(last.view.pools[name].pool, found) for name, found in sorted(last.bill.pools.items())
+            _pool(last.view.pools[name].pool, found, last.plan.pools.get(name))
+            for name, found in sorted(last.bill.pools.items())
         ],
     }
 
@@ -59,6 +60,7 @@ def _row(decision: Decision, cost: PayerCost | None) -> Document:
         "desired": decision.desired,
         "ready": decision.counts.ready,
         "loading": decision.counts.loading,
+        "tiers": _tiers(decision.placement.split) if decision.placement is not None else None,
         "signal": signal_text(decision),
         "state": decision.signal.state.value,
         "reason": decision.reason,
@@ -72,10 +74,11 @@ def _sources(cost: PayerCost) -> str:
     return ", ".join(sorted({line.terms.source.value for line in cost.lines}))
 
 
-def _pool(pool: NodePool, bill: PoolBill) -> Document:
+def _pool(pool: NodePool, bill: PoolBill, plan: PoolDecision | None) -> Document:
     return {
         "name": pool.name,
         "capacityType": pool.capacity_type.value,
+        **(_sizes(plan) if plan is not None else {}),
         "nodes": asdict(bill.nodes),
         "gpusAllocatable": bill.allocatable,
         "gpusAllocated": bill.allocated,
@@ -86,6 +89,57 @@ def _pool(pool: NodePool, bill: PoolBill) -> Document:
         "priceSource": price_source(pool, bill),
         "sharedNodes": dict(bill.rivals),
     }
+
+
+def _sizes(plan: PoolDecision) -> Document:
+    return {
+        "mode": plan.mode.value,
+        "size": plan.size,
+        "desired": plan.desired,
+        "target": plan.target,
+        "booting": plan.booting,
+        "draining": list(plan.draining),
+        "doomed": list(plan.doomed),
+        "reason": plan.reason.value,
+        "why": plan.message,
+    }
+
+
+def _tiers(split: SplitView | None) -> Document | None:
+    """How a count is laid out; None where one Deployment carries it."""
+    if split is None:
+        return None
+    return {
+        "onDemand": split.baseline,
+        "fallback": split.fallback,
+        "burst": split.burst,
+        "onDemandNow": split.baseline_now,
+        "burstNow": split.burst_now,
+        "readyOnDemand": split.good_baseline,
+        "readyBurst": split.good_burst,
+        "booting": split.booting,
+        "refused": split.refused,
+        "doomed": split.doomed,
+        "broken": split.broken,
+        "twin": split.twin,
+        "pools": list(split.pools),
+    }
+
+
+def _placement(decision: Decision) -> Document | None:
+    view = decision.placement
+    if view is None:
+        return None
+    return {
+        "tiers": _tiers(view.split),
+        "burst": {**_told(view.burst), "active": view.bursts},
+        "fallback": {**_told(view.fallback), "active": view.falls_back},
+        "baselineIsolated": {**_told(view.isolation), "active": view.is_isolated},
+    }
+
+
+def _told(found: Finding[Reason]) -> Document:
+    return {"reason": found.reason.value, "message": found.message}
 
 
 def _decision(decision: Decision, last: LastPass) -> Document:
@@ -119,6 +173,7 @@ def _decision(decision: Decision, last: LastPass) -> Document:
         "inactive": _finding(decision.inactive),
         "conflict": _finding(decision.conflict),
         "capacity": _finding(decision.capacity),
+        "placement": _placement(decision),
         "cost": _cost(last.bill.of_workload(decision.key)),
         "breaker": {"open": breaker.is_open, "lost": breaker.lost, "active": breaker.active},
         "settings": [
@@ -148,10 +203,15 @@ def _cost(cost: PayerCost | None) -> Document | None:
 
 def _confirming(decision: Decision, last: LastPass) -> Document | None:
     """A reduction that must go on being proposed until then; None when there is none."""
-    pending = next((found for found in last.pending.values() if found.act.workload == decision.key), None)
-    if pending is None:
-        return None
-    return {"to": pending.act.to, "until": seconds_time(pending.since + last.hold)}
+    for pending in last.pending.values():
+        act = pending.act
+        if isinstance(act, SetReplicas) and act.workload == decision.key:
+            return {
+                "target": act.target.name,
+                "to": act.to,
+                "until": seconds_time(pending.since + last.hold),
+            }
+    return None
 
 
 def _limit(limit: Limit) -> Document:
@@ -165,4 +225,4 @@ def _limit(limit: Limit) -> Document:
 
 
 def _finding(found: Finding[Reason] | None) -> Document | None:
-    return None if found is None else {"reason": found.reason.value, "message": found.message}
+    return None if found is None else _told(found)

@@ -11,14 +11,24 @@ from spillway.adapters.kube.clock import Clock
 from spillway.app.activity import ActivityCollector
 from spillway.app.caches import Caches
 from spillway.app.metrics import Metrics
-from spillway.app.operations import HoldsLease, Operations
+from spillway.app.operations import HoldsLease, Operations, Seen
+from spillway.app.pool_states import PoolCollector
 from spillway.app.report import Reporter
 from spillway.app.snapshots import SnapshotBuilder, Timings, View
 from spillway.app.wakeup import Leadership, Wakeup
 from spillway.core import confirm, engine
 from spillway.core.cost import Bill, draw_bill
 from spillway.core.memory import Memory
-from spillway.core.model import Mode, ObjectKey, Operation, OperationState, Snapshot
+from spillway.core.model import (
+    Act,
+    ApplyTwin,
+    DeleteTwin,
+    Mode,
+    Operation,
+    OperationState,
+    SetReplicas,
+    Snapshot,
+)
 from spillway.core.plan import Decision, Plan
 from spillway.core.replay import History, replay
 from spillway.core.signal import NotCollected
@@ -56,6 +66,7 @@ class Loop:
     caches: Caches
     builder: SnapshotBuilder
     activity: ActivityCollector
+    pool_states: PoolCollector
     history: ReadsHistory
     operations: Operations
     reporter: Reporter
@@ -73,7 +84,7 @@ class Loop:
     _memory: Memory | None = None
     _refill: asyncio.Task[History | NotCollected] | None = None
     _pending: Mapping[confirm.Key, confirm.Pending] = field(default_factory=dict)
-    _why: dict[ObjectKey, Decision] = field(default_factory=dict)
+    _why: dict[str, Decision] = field(default_factory=dict)
     _term: int = 0
     _beat: float = 0.0
 
@@ -83,6 +94,7 @@ class Loop:
         self.metrics.leader.set(self.leadership.leads)
         self.metrics.workloads.forget()
         self.metrics.costs.forget()
+        self.metrics.pools.forget()
         self._memory = None
         if self._refill is not None:
             self._refill.cancel()
@@ -177,7 +189,13 @@ class Loop:
         return "the caches are being filled"
 
     def _view(self) -> View:
-        operations = self.operations.collect(self.caches.deployments.store.get)
+        operations = self.operations.collect(
+            Seen(
+                deployments=self.caches.deployments.store,
+                nodes=self.caches.nodes.store,
+                heard=self.pool_states.heard,
+            )
+        )
         for operation in operations:
             self._note(operation)
         return self.builder.build(
@@ -185,15 +203,18 @@ class Loop:
             collection=self.activity.serial,
             operations=operations,
             fleet_mode=self.fleet_mode(),
+            pool_states=self.pool_states.latest(),
         )
 
     def _note(self, operation: Operation) -> None:
         """Tell of an act that ended; every one is seen ended exactly once."""
         if operation.state not in ENDED:
             return
-        self.reporter.note(operation, self._why.pop(operation.act.target, None))
-        if operation.state is OperationState.LANDED:
-            self.metrics.workloads.scaled(operation.act.workload, up=operation.act.is_growth)
+        act = operation.act
+        self.metrics.count_act(type(act).__name__, operation.state.value)
+        self.reporter.note(operation, self._why.pop(act.subject, None))
+        if operation.state is OperationState.LANDED and isinstance(act, SetReplicas):
+            self.metrics.workloads.scaled(act.workload, up=act.is_growth)
 
     def _refilled(self, view: View) -> Memory | None:
         """Replay recorded metrics into the windows; None while they are being read.
@@ -232,7 +253,9 @@ class Loop:
         )
         self._memory, self._pending = plan.memory, confirmed.pending
         for act in confirmed.acts:
-            self._why[act.target] = plan.decisions[act.workload]
+            decision = _decision_behind(act, plan)
+            if decision is not None:
+                self._why[act.subject] = decision
             self.operations.start(act)
         bill = _bill(view.snapshot) if self.caches.knows_nodes else Bill()
         self.last = LastPass(
@@ -245,11 +268,21 @@ class Loop:
         self.reporter.report(plan, view, bill, now=wall)
         self.metrics.workloads.observe(plan.decisions, view.converted, now=now)
         self.metrics.costs.observe(bill, view.converted, view.pools, now=now)
+        self.metrics.pools.observe(plan.pools, now=now)
         self.metrics.breaker.set(plan.breaker.is_open)
         self.metrics.invalid.labels("GpuWorkload").set(len(view.invalid))
         self.metrics.invalid.labels("GpuPolicy").set(len(view.invalid_policies))
         self.metrics.invalid.labels("GpuNodePool").set(len(view.invalid_pools))
         self.metrics.last_pass.set(wall.timestamp())
+
+
+def _decision_behind(act: Act, plan: Plan) -> Decision | None:
+    """Return the decision on the workload that *act* is about; None for acts on nodes and pools, and for a twin left behind."""
+    match act:
+        case SetReplicas(workload=key) | ApplyTwin(workload=key) | DeleteTwin(workload=key):
+            return plan.decisions.get(key)
+        case _:
+            return None
 
 
 def _bill(snapshot: Snapshot) -> Bill:

@@ -12,6 +12,7 @@ from spillway import __version__
 from spillway.adapters.kube.resources import Call
 from spillway.api.convert import Converted, CostLabels
 from spillway.app.cost_metrics import GAP_TICKS, CostMetrics
+from spillway.app.pool_metrics import PoolMetrics, tier_gauges
 from spillway.core.model import ObjectKey
 from spillway.core.plan import Decision
 
@@ -86,6 +87,7 @@ class WorkloadMetrics(Collector):
         """Yield the families; called by the registry when the page is read."""
         watched = tuple(self._watched.values())
         yield from _replica_gauges(watched)
+        yield from tier_gauges(item.decision for item in watched)
         yield from _signal_gauges(watched)
         yield from _counters(watched)
 
@@ -179,6 +181,8 @@ class Metrics:
         self.registry.register(self.workloads)
         self.costs = CostMetrics(tick=tick)
         self.registry.register(self.costs)
+        self.pools = PoolMetrics()
+        self.registry.register(self.pools)
         build = Gauge("spillway_build_info", "1, with the version.", ("version",), registry=self.registry)
         build.labels(__version__).set(1)
         self.leader = Gauge("spillway_leader", "1 on the operator that writes.", registry=self.registry)
@@ -220,12 +224,22 @@ class Metrics:
             ("signal",),
             registry=self.registry,
         )
+        self.acts = Counter(
+            "spillway_acts",
+            "Acts that ended, by kind (SetReplicas, GrowPool, DrainNode, …) and result (Landed or Failed).",
+            ("kind", "result"),
+            registry=self.registry,
+        )
         self.requests = Counter(
             "spillway_kubernetes_requests",
             "Requests to the API server.",
             ("verb", "resource", "code"),
             registry=self.registry,
         )
+
+    def count_act(self, kind: str, result: str) -> None:
+        """Count an act that ended."""
+        self.acts.labels(kind, result).inc()
 
     def count_request(self, call: Call, code: str) -> None:
         """Count one exchange with the API server."""

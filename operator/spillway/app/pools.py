@@ -3,25 +3,37 @@
 from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
+from typing import Any
 
 from spillway.api import names
 from spillway.api import nodepools as api
 from spillway.api.conditions import ConditionType, NoConflictReason, ReadyReason
 from spillway.api.convert import ConvertedPool, Invalid
-from spillway.app.status import FALSE, TRUE, StatusUpdate, Stored, Verdict, merge_conditions
+from spillway.app.status import FALSE, TRUE, UNKNOWN, StatusUpdate, Stored, Verdict, merge_conditions
 from spillway.core.cost import PoolBill
-from spillway.core.model import NodePool
+from spillway.core.model import Mode, NodePool
+from spillway.core.plan import PoolDecision, PoolReason
 from spillway.core.prices import PriceSource, money
 
 UNKNOWN_PRICE = "unknown"
 
 
-def pool_status(converted: ConvertedPool, bill: PoolBill, *, stored: Stored, now: datetime) -> StatusUpdate:
-    """Return the status of a pool. It follows its nodes and the pods on them, so nothing in it changes with time alone."""
+def pool_status(
+    converted: ConvertedPool,
+    bill: PoolBill,
+    plan: PoolDecision | None = None,
+    *,
+    stored: Stored,
+    now: datetime,
+) -> StatusUpdate:
+    """Return the status of a pool. It follows its nodes and the pods on them, so nothing in it changes with time alone.
+
+    `plan` is what is to become of it; without one, only what there is and costs is told.
+    """
     pool = converted.pool
     conflict = _conflict(bill.rivals)
     conditions, turned = merge_conditions(
-        (_ready(pool, bill, conflict), conflict),
+        (_ready(pool, bill, conflict), *((_capacity(plan),) if plan is not None else ()), conflict),
         stored=stored,
         generation=converted.generation,
         now=now,
@@ -29,9 +41,8 @@ def pool_status(converted: ConvertedPool, bill: PoolBill, *, stored: Stored, now
     )
     status = api.GpuNodePoolStatus(
         observed_generation=converted.generation,
-        nodes=api.NodeCounts(
-            ready=bill.nodes.ready, not_ready=bill.nodes.not_ready, cordoned=bill.nodes.cordoned
-        ),
+        nodes=_node_counts(bill, plan),
+        **(_plan_status(plan) if plan is not None else {}),
         gpus_allocatable=bill.allocatable,
         gpus_allocated=bill.allocated,
         gpus_idle=bill.idle_gpus,
@@ -41,6 +52,57 @@ def pool_status(converted: ConvertedPool, bill: PoolBill, *, stored: Stored, now
     ).dump()
     status["conditions"] = conditions
     return StatusUpdate(status=status, changed=status != dict(stored), turned=turned)
+
+
+def _node_counts(bill: PoolBill, plan: PoolDecision | None) -> api.NodeCounts:
+    counts = api.NodeCounts(
+        ready=bill.nodes.ready, not_ready=bill.nodes.not_ready, cordoned=bill.nodes.cordoned
+    )
+    if plan is None:
+        return counts
+    update = {"booting": plan.booting, "draining": len(plan.draining), "doomed": len(plan.doomed)}
+    return counts.model_copy(update=update)
+
+
+def _plan_status(plan: PoolDecision) -> Mapping[str, Any]:
+    """Return the plan's part of the status: sizes, and the latches that a restart reads back."""
+    return {
+        "mode": plan.mode.value,
+        "desired_nodes": plan.desired,
+        "target_nodes": plan.target,
+        "closed_until": _whole_seconds(plan.closed_until),
+        "failed_probes": plan.steps or None,
+        "breaker_open_until": _whole_seconds(plan.breaker_until),
+        "last_refusals": tuple(
+            api.PoolRefusal(
+                time=found.at.replace(microsecond=0),
+                kind=found.kind,
+                code=found.code or None,
+                message=found.message or None,
+                zone=found.zone or None,
+            )
+            for found in plan.refusals
+        )
+        or None,
+    }
+
+
+def _whole_seconds(moment: datetime | None) -> datetime | None:
+    return moment.replace(microsecond=0) if moment is not None else None
+
+
+def _capacity(plan: PoolDecision) -> Verdict:
+    if plan.reason in _NOT_OURS:
+        status = UNKNOWN
+    else:
+        status = FALSE if plan.closed is not None and plan.reason.value == plan.closed.reason.value else TRUE
+    return Verdict(
+        type=ConditionType.CAPACITY_AVAILABLE, status=status, reason=plan.reason, message=plan.message
+    )
+
+
+# Whether more nodes could be had is somebody else's business.
+_NOT_OURS = frozenset({PoolReason.EXTERNAL, PoolReason.OBSERVED, PoolReason.PODS_PARTLY_SEEN})
 
 
 def invalid_pool_status(invalid: Invalid, *, stored: Stored, now: datetime) -> StatusUpdate:
@@ -113,7 +175,9 @@ def _first_trouble(pool: NodePool, bill: PoolBill, conflict: Verdict) -> tuple[R
     if bill.allocated is None:
         message = "Only the pods of watchNamespaces are seen, so which GPUs are free is unknown"
         return ReadyReason.PODS_PARTLY_SEEN, message
-    return ReadyReason.OBSERVED, f"{_count(total)} observed and priced"
+    is_sized = pool.is_sizable and pool.mode is not Mode.OBSERVE
+    done = f"sized in mode {pool.mode}" if is_sized else "observed and priced"
+    return ReadyReason.OPERATING if is_sized else ReadyReason.OBSERVED, f"{_count(total)} {done}"
 
 
 def _count(nodes: int) -> str:

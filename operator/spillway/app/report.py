@@ -18,13 +18,14 @@ from spillway.api.conditions import ConditionType, ReadyReason
 from spillway.api.convert import Converted, ConvertedPool, Invalid
 from spillway.api.policies import rivals_by_policy
 from spillway.app import pools, status
+from spillway.app.act_events import event_of
 from spillway.app.caches import POLICIES, POOLS, WORKLOADS
 from spillway.app.operations import WRITE_SECONDS, HoldsLease
 from spillway.app.snapshots import View
 from spillway.app.status import StatusUpdate, Stored, Verdict
 from spillway.core.cost import Bill, PayerCost, PoolBill
-from spillway.core.model import ObjectKey, Operation, OperationState
-from spillway.core.plan import Decision, InactiveReason, Plan
+from spillway.core.model import ObjectKey, Operation, OperationState, SetReplicas
+from spillway.core.plan import Decision, InactiveReason, Plan, PoolDecision
 from spillway.core.prices import BadPrice
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,8 @@ TROUBLE = {
     ConditionType.METRICS_AVAILABLE: "False",
     ConditionType.SCALING_ACTIVE: "False",
     ConditionType.CAPACITY_AVAILABLE: "False",
+    ConditionType.FALLBACK_ACTIVE: "True",
+    ConditionType.BASELINE_ISOLATED: "False",
 }
 
 CHOSEN = frozenset({InactiveReason.OBSERVE, InactiveReason.PAUSED})  # somebody wants it so: no warning
@@ -72,6 +75,7 @@ class Reporter:
         self._told: dict[str, _Told] = {}
         self._said: dict[str, tuple[int, str]] = {}
         self._bad_prices: frozenset[BadPrice] = frozenset()
+        self._pool_uids: dict[str, str] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(PARALLEL_REPORTS)
 
@@ -84,31 +88,31 @@ class Reporter:
         for invalid in view.invalid:
             self._store(WORKLOADS, invalid.key, view.raw[invalid.key], partial(_invalid_status, invalid, now))
         self._report_policies(view, now=now)
-        self._report_pools(view, bill, now=now)
+        self._report_pools(plan, view, bill, now=now)
         self._forget_all_but(view)
 
     def note(self, operation: Operation, decision: Decision | None) -> None:
-        """Post an Event about a write of replicas that ended, and remember that one landed."""
+        """Post an Event about an act that ended, and remember that a write of replicas landed."""
         act = operation.act
-        if decision is None:
+        told = self._told.get(decision.uid) if decision is not None else None
+        if told is not None and operation.state is OperationState.LANDED and isinstance(act, SetReplicas):
+            told.scaled = True
+        event = event_of(operation, why=decision.message if decision is not None else "")
+        if event is None:
             return
-        told = self._told.get(decision.uid)
-        if operation.state is OperationState.LANDED:
-            if told is not None:
-                told.scaled = True
-            reason = "ScaledUp" if act.is_growth else "ScaledDown"
-            message = f"{act.target.name}: {act.before} → {act.to} replicas. {decision.message}"
-            self._post(WORKLOADS, act.workload, decision.uid, reason=reason, message=message)
-        else:
-            message = f"{act.target.name}: {act.before} → {act.to} replicas was refused: {operation.error}"
+        if event.workload is not None and decision is not None:
             self._post(
                 WORKLOADS,
-                act.workload,
+                event.workload,
                 decision.uid,
-                reason="ScaleFailed",
-                message=message,
-                type=EventType.WARNING,
+                reason=event.reason,
+                message=event.message,
+                type=event.type,
             )
+        elif event.pool in self._pool_uids:
+            uid = self._pool_uids[event.pool]
+            key = ObjectKey("", event.pool)
+            self._post(POOLS, key, uid, reason=event.reason, message=event.message, type=event.type)
 
     def forget(self) -> None:
         """Forget what was stored: another operator may have written since."""
@@ -132,9 +136,10 @@ class Reporter:
             make = partial(_policy_status, invalid.generation, invalid.message, (), now)
             self._store(POLICIES, invalid.key, view.raw_policies[invalid.key.name], make)
 
-    def _report_pools(self, view: View, bill: Bill, *, now: datetime) -> None:
+    def _report_pools(self, plan: Plan, view: View, bill: Bill, *, now: datetime) -> None:
+        self._pool_uids = {name: found.pool.uid for name, found in view.pools.items()}
         for name, found in bill.pools.items():
-            make = partial(_pool_status, view.pools[name], found, now)
+            make = partial(_pool_status, view.pools[name], found, plan.pools.get(name), now)
             self._store(POOLS, ObjectKey("", name), view.raw_pools[name], make)
         for invalid in view.invalid_pools:
             make = partial(_invalid_pool_status, invalid, now)
@@ -295,8 +300,10 @@ def _workload_status(
     )
 
 
-def _pool_status(pool: ConvertedPool, bill: PoolBill, now: datetime, told: _Told) -> StatusUpdate:
-    return pools.pool_status(pool, bill, stored=told.stored, now=now)
+def _pool_status(
+    pool: ConvertedPool, bill: PoolBill, plan: PoolDecision | None, now: datetime, told: _Told
+) -> StatusUpdate:
+    return pools.pool_status(pool, bill, plan, stored=told.stored, now=now)
 
 
 def _invalid_pool_status(invalid: Invalid, now: datetime, told: _Told) -> StatusUpdate:

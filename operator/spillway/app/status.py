@@ -4,7 +4,7 @@ Nothing in it changes with every pass: the decision record grows with the result
 rewritten only when its status or reason changes.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -22,7 +22,7 @@ from spillway.api.conditions import (
 )
 from spillway.api.convert import Converted, Invalid
 from spillway.core.cost import PayerCost
-from spillway.core.plan import Cause, Decision, InactiveReason
+from spillway.core.plan import BurstReason, CapacityView, Cause, Decision, Finding, InactiveReason
 from spillway.core.signal import BLIND_STATES, SignalReason
 
 Stored = Mapping[str, Any]
@@ -40,6 +40,9 @@ UNDECIDED = frozenset(
         InactiveReason.NAMESPACE_TERMINATING,
         InactiveReason.INTERNAL_ERROR,
     }
+)
+TIER_CONDITIONS = frozenset(
+    {ConditionType.BURST_ACTIVE, ConditionType.FALLBACK_ACTIVE, ConditionType.BASELINE_ISOLATED}
 )
 TRUE, FALSE, UNKNOWN = "True", "False", "Unknown"
 
@@ -81,7 +84,9 @@ def workload_status(
         _list(stored, "decisions"), record, decision=decision, stored=stored, now=now
     )
     verdicts = _verdicts(decision, converted)
-    conditions, turned = merge_conditions(verdicts, stored=stored, generation=converted.generation, now=now)
+    conditions, turned = merge_conditions(
+        verdicts, stored=stored, generation=converted.generation, now=now, dropped=_dropped(decision)
+    )
     status = api.GpuWorkloadStatus(
         observed_generation=converted.generation,
         replicas=decision.current,
@@ -92,6 +97,7 @@ def workload_status(
         mode=decision.mode.value,
         target=f"Deployment/{converted.workload.target}",
         hourly_cost=None if cost is None else str(cost),
+        capacity=_capacity_status(decision.placement, converted),
     ).dump()
     last = {
         "signal": signal_text(decision),
@@ -108,6 +114,12 @@ def workload_status(
         status["lastScaleTime"] = stored["lastScaleTime"]
     status |= last | {"decisions": decisions, "conditions": conditions}
     return StatusUpdate(status=status, changed=status != dict(stored), turned=turned)
+
+
+def _dropped(decision: Decision) -> frozenset[ConditionType]:
+    """Return the conditions that were told of a burst which is no more."""
+    view = decision.placement
+    return frozenset() if view is None or _concerns(view) else TIER_CONDITIONS
 
 
 def invalid_status(invalid: Invalid, *, stored: Stored, now: datetime) -> StatusUpdate:
@@ -199,6 +211,47 @@ def _verdicts(decision: Decision, converted: Converted) -> tuple[Verdict, ...]:
         _limited(decision),
         capacity,
         conflict,
+        *_tiers(decision.placement),
+    )
+
+
+def _tiers(view: CapacityView | None) -> tuple[Verdict, ...]:
+    """The conditions of a burst; a workload that never bursts has none of them."""
+    if view is None or not _concerns(view):
+        return ()
+    return (
+        _flag(ConditionType.BURST_ACTIVE, view.burst, is_true=view.bursts),
+        _flag(ConditionType.FALLBACK_ACTIVE, view.fallback, is_true=view.falls_back),
+        _flag(ConditionType.BASELINE_ISOLATED, view.isolation, is_true=view.is_isolated),
+    )
+
+
+def _concerns(view: CapacityView) -> bool:
+    return view.split is not None or view.burst.reason is not BurstReason.BURST_NEVER
+
+
+def _flag(kind: ConditionType, finding: Finding[Any], *, is_true: bool) -> Verdict:
+    return Verdict(
+        type=kind, status=TRUE if is_true else FALSE, reason=finding.reason, message=finding.message
+    )
+
+
+def _capacity_status(view: CapacityView | None, converted: Converted) -> api.CapacityStatus | None:
+    """Return the burst's latches and counts; None for a workload that has no second Deployment."""
+    if view is None or view.split is None:
+        return None
+    split = view.split
+    return api.CapacityStatus(
+        baseline_replicas=converted.workload.capacity.baseline,
+        on_demand_replicas=split.baseline,
+        burst_replicas=split.burst,
+        fallback_replicas=split.fallback,
+        fallback_since=split.fallback_since.replace(microsecond=0) if split.fallback_since else None,
+        fallback_reason=view.fallback.reason.value if view.falls_back else None,
+        ready_on_demand=split.good_baseline,
+        ready_burst=split.good_burst,
+        twin=split.twin or None,
+        pools=split.pools or None,
     )
 
 
@@ -308,12 +361,19 @@ def merge_conditions(
     generation: int,
     now: datetime,
     keeps_messages: bool = True,
+    dropped: Collection[ConditionType] = (),
 ) -> tuple[Sequence[Stored], tuple[Verdict, ...]]:
     """Merge verdicts over what is stored; return the conditions and those whose status or reason is new.
 
     With *keeps_messages* a sentence stands until its status or reason changes, since its numbers may change with every pass.
+    Those *dropped* are not kept.
     """
-    known = {item["type"]: item for item in _list(stored, "conditions") if "type" in item}
+    gone = {kind.value for kind in dropped}
+    known = {
+        item["type"]: item
+        for item in _list(stored, "conditions")
+        if "type" in item and item["type"] not in gone
+    }
     verdicts = tuple(verdicts)
     turned = tuple(verdict for verdict in verdicts if not _stands(verdict, known.get(verdict.type.value)))
     merged = dict(known)

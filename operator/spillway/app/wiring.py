@@ -9,24 +9,28 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from spillway.adapters.kube import write
+from spillway.adapters.cloud.base import Provider
+from spillway.adapters.cloud.kwok import KwokProvider
 from spillway.adapters.kube.client import KubeClient, connect
 from spillway.adapters.kube.clock import utc_now
 from spillway.adapters.kube.reflector import ReflectorTimings
 from spillway.adapters.prometheus.settings import PrometheusSettings
 from spillway.adapters.prometheus.source import ActivitySource
 from spillway.app.activity import ActivityCollector
+from spillway.app.acts import Executor
 from spillway.app.caches import Caches
 from spillway.app.clock import SteadyClock
 from spillway.app.lease import Lease, LeaseTimings
 from spillway.app.loop import Loop
 from spillway.app.metrics import Metrics
 from spillway.app.operations import Operations
+from spillway.app.pool_states import PoolCollector
 from spillway.app.report import Reporter
 from spillway.app.server import Pages
 from spillway.app.settings import FleetMode, Settings
 from spillway.app.snapshots import SnapshotBuilder, Timings
 from spillway.app.wakeup import Leadership, Wakeup
+from spillway.core.model import FleetTimers, ProviderType
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +50,7 @@ class Operator:
     _operations: Operations
     _reporter: Reporter
     _source: ActivitySource
+    _market: KwokProvider | None
     _clients: tuple[KubeClient, ...]
     _work: tuple[Callable[[], Coroutine[None, None, None]], ...]
     _tasks: list[asyncio.Task[None]]
@@ -69,6 +74,8 @@ class Operator:
         await self._lease.release()
         await self._pages.stop()
         await self._source.close()
+        if self._market is not None:
+            await self._market.close()
         for client in self._clients:
             await client.close()
 
@@ -130,13 +137,32 @@ async def build(
     )
     source = ActivitySource(_prometheus(settings), observer=metrics)
     activity = ActivityCollector(source, interval=timings.evaluation, now=clock.now, wake=wakeup.wake)
+    builder = SnapshotBuilder(
+        caches,
+        timings=timings,
+        sees_all_pods=not settings.watch_namespaces,
+        pool_selector=settings.pool_selector,
+    )
+    market = KwokProvider(settings.kwok.url, now=clock.now) if settings.kwok is not None else None
+    providers: dict[ProviderType, Provider] = {} if market is None else {ProviderType.KWOK: market}
+    pool_states = PoolCollector(
+        builder.pools,
+        providers,
+        interval=timedelta(seconds=settings.pool_collect_seconds),
+        now=clock.now,
+        steady=clock.steady,
+        wake=wakeup.wake,
+    )
     reporter = Reporter(client, lease=lease, identity=identity, steady=clock.steady, wall=utc_now)
     operations = Operations(
-        lambda act: write.set_replicas(client, act),
+        Executor(
+            client=client, provider_of=pool_states.provider_of, token=lambda: f"{identity}/{uuid.uuid4()}"
+        ),
         lease=lease,
         steady=clock.steady,
         give_up_seconds=settings.cache_max_age_seconds,
         wake=wakeup.wake,
+        ask_pool=pool_states.ask,
     )
     fleet_mode = FleetMode(
         config,
@@ -146,8 +172,9 @@ async def build(
     )
     loop = Loop(
         caches=caches,
-        builder=SnapshotBuilder(caches, timings=timings, sees_all_pods=not settings.watch_namespaces),
+        builder=builder,
         activity=activity,
+        pool_states=pool_states,
         history=source,
         operations=operations,
         reporter=reporter,
@@ -170,7 +197,15 @@ async def build(
         _reporter=reporter,
         _source=source,
         _clients=(client, lease_client),
-        _work=(caches.run, activity.run, lease.run, loop.run, *((fleet_mode.run,) if config else ())),
+        _market=market,
+        _work=(
+            caches.run,
+            activity.run,
+            pool_states.run,
+            lease.run,
+            loop.run,
+            *((fleet_mode.run,) if config else ()),
+        ),
         _tasks=[],
     )
 
@@ -182,6 +217,14 @@ def _timings(settings: Settings) -> Timings:
         pending_timeout=timedelta(seconds=settings.pending_timeout_seconds),
         confirm=timedelta(seconds=settings.confirm_seconds),
         cache_max_age=timedelta(seconds=settings.cache_max_age_seconds),
+        fleet=FleetTimers(
+            node_lost=timedelta(seconds=settings.node_lost_seconds),
+            cordon_settle=timedelta(seconds=settings.cordon_settle_seconds),
+            drain_back_off=timedelta(seconds=settings.drain_back_off_seconds),
+            gone=timedelta(seconds=settings.node_gone_seconds),
+            pool_stale=timedelta(seconds=settings.pool_stale_seconds),
+            packing_refused=timedelta(seconds=settings.packing_refused_seconds),
+        ),
     )
 
 

@@ -362,6 +362,7 @@ class Node:
     gpu_model: str = ""
     price_annotation: str | None = None
     uid: str = ""
+    resource_version: str = ""
     created_at: datetime | None = None
     provider_id: str = ""
     boot_id: str = ""

@@ -8,8 +8,9 @@ from tests.builders import make_deployment
 
 from spillway.adapters.kube.errors import PreconditionFailed, TimedOut
 from spillway.adapters.kube.resources import Call
-from spillway.app.operations import Operations
-from spillway.core.model import Deployment, OperationState, SetReplicas
+from spillway.app.acts import DeploymentAt, Landing, MayWrite
+from spillway.app.operations import Operations, Seen
+from spillway.core.model import Act, Deployment, OperationState, SetReplicas
 
 CALL = Call(verb="patch", resource="deployments/scale", namespace="chat")
 DEPLOYMENT = make_deployment(replicas=4)
@@ -32,20 +33,21 @@ class Desk:
     def __init__(self, *, lease: Held | None = None) -> None:
         self.now = 100.0
         self.answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self.written: list[SetReplicas] = []
+        self.written: list[Act] = []
         self.woken: list[str] = []
         self.cached: Deployment | None = DEPLOYMENT
         self.operations = Operations(
-            self._write,
+            self,
             lease=lease or Held(),
             steady=lambda: self.now,
             give_up_seconds=60,
             wake=self.woken.append,
         )
 
-    async def _write(self, act: SetReplicas) -> str:
+    async def carry_out(self, act: Act, may_write: MayWrite) -> Landing:
         self.written.append(act)
-        return await self.answer
+        version = await self.answer
+        return DeploymentAt(key=DEPLOYMENT.key, uid=DEPLOYMENT.uid, version=version)
 
     async def end(self, *, version: str | None = None, error: Exception | None = None) -> None:
         if error is not None:
@@ -56,7 +58,9 @@ class Desk:
         await asyncio.sleep(0)
 
     def states(self) -> list[OperationState]:
-        return [operation.state for operation in self.operations.collect(lambda _: self.cached)]
+        cached = {} if self.cached is None else {DEPLOYMENT.key: self.cached}
+        seen = Seen(deployments=cached, nodes={}, heard=lambda _: 0.0)
+        return [operation.state for operation in self.operations.collect(seen)]
 
 
 @pytest.fixture

@@ -49,6 +49,7 @@ def node(raw: Raw) -> Node:
     return Node(
         name=meta["name"],
         uid=meta.get("uid", ""),
+        resource_version=meta.get("resourceVersion", ""),
         created_at=optional_time(meta.get("creationTimestamp")),
         ready=condition(status, "Ready").get("status") == "True",
         unschedulable=bool(spec.get("unschedulable")),
