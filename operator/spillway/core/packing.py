@@ -4,9 +4,10 @@ First fit decreasing (most GPUs first) into the fullest node that still takes th
 empty. The scheduler may choose otherwise; what it cannot place where there was room is reported, not argued with.
 """
 
+from bisect import insort
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from enum import StrEnum
 from typing import Final
@@ -16,6 +17,7 @@ from spillway.core.model import InstanceState, Node, NodePool, Pod, PoolState
 from spillway.core.scheduling import Constraints, Taint
 
 _UNKNOWN_PRICE: Final = Decimal("Infinity")
+_HOSTNAME: Final = "kubernetes.io/hostname"
 _PASSING: Final = "node.kubernetes.io/"  # taints of a node's own state, which go when it is Ready
 
 
@@ -57,21 +59,39 @@ class Bin:
     is_new: bool = False
     used: bool = False
 
-    def takes(self, demand: Demand) -> bool:
-        """Whether one more pod of *demand* fits."""
-        missing = 0 if self.is_strict else None
-        for name, amount in demand.requests.items():
-            free = self.free.get(name, missing)
-            if amount and free is not None and free < amount:
-                return False
-        return True
+    @property
+    def pool_name(self) -> str:
+        """The name of its pool, empty for a node in none."""
+        return self.pool.name if self.pool is not None else ""
 
-    def put(self, demand: Demand) -> None:
-        """Set room aside for one pod."""
+    @property
+    def level(self) -> int:
+        """How many devices are free on it, whatever they are called: the fewer, the fuller."""
+        return sum(amount for name, amount in self.free.items() if amount > 0 and _is_device(name))
+
+    def holds(self, demand: Demand) -> int:
+        """Return how many pods of *demand* fit, at most as many as it counts."""
+        most = demand.count
+        for name, amount in demand.requests.items():
+            if amount <= 0:
+                continue
+            free = self.free.get(name)
+            if free is None and self.is_strict:
+                return 0
+            if free is not None:
+                most = min(most, max(0, free) // amount)
+        return most
+
+    def put(self, demand: Demand, count: int = 1) -> None:
+        """Set room aside for *count* pods."""
         self.used = True
         for name, amount in demand.requests.items():
             if name in self.free:
-                self.free[name] -= amount
+                self.free[name] -= amount * count
+
+
+def _is_device(resource: str) -> bool:
+    return "/" in resource  # cpu, memory and pods have no domain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,49 +103,160 @@ class Packed:
     unplaced: Mapping[tuple[str, Tier], int]
 
 
-@dataclass(slots=True)
+_Asked = tuple[tuple[str, int], ...]  # requests, by which two demands are the same to a bin
+
+
+class _Kin:
+    """Bins that accept the same pods: of one pool, with the same taints, alike in every label that a demand asks about, and in
+    which resources they know of.
+
+    They lie by how much is free, so that a demand passes over full ones; what was looked through in vain for the same requests is
+    not looked at again, since room only falls.
+    """
+
+    def __init__(self, first: Bin) -> None:
+        self.first = first
+        self._levels: dict[int, list[tuple[str, Bin]]] = defaultdict(list)
+        self._in_vain: dict[tuple[int, _Asked], int] = {}
+        self._changes: dict[int, int] = defaultdict(int)
+
+    def add(self, found: Bin) -> None:
+        """Take in a bin."""
+        level = found.level
+        insort(self._levels[level], (found.name, found), key=_by_name)
+        self._changes[level] += 1
+
+    def levels(self, asked: _Asked) -> list[int]:
+        """Return how much is free on those of them that may take *asked*."""
+        free, least = self.first.free, 0
+        for name, amount in asked:
+            if name in free and _is_device(name):
+                least += amount
+        return [level for level, bins in self._levels.items() if level >= least and bins]
+
+    def take(self, level: int, demand: Demand, asked: _Asked) -> tuple[Bin, int] | None:
+        """Put as many pods as fit on the first bin at *level* that takes one; None where none does."""
+        if self._in_vain.get((level, asked)) == self._changes[level]:
+            return None
+        bins = self._levels[level]
+        for index, (_, found) in enumerate(bins):
+            count = found.holds(demand)
+            if count:
+                del bins[index]
+                found.put(demand, count)
+                self.add(found)
+                return found, count
+        self._in_vain[level, asked] = self._changes[level]
+        return None
+
+
+def _by_name(item: tuple[str, Bin]) -> str:
+    return item[0]
+
+
 class Room:
     """All bins, ordered so that a demand looks at few of them. Build it with `room_of`."""
 
-    bins: dict[str, list[Bin]] = field(default_factory=lambda: defaultdict(list))
-    unplaceable: Mapping[str, frozenset[tuple[str, str]]] = field(default_factory=dict)
+    def __init__(self, *, unplaceable: Mapping[str, frozenset[tuple[str, str]]] | None = None) -> None:
+        self.unplaceable = unplaceable or {}
+        self._bins: list[Bin] = []
+        self._keys: frozenset[str] = frozenset()
+        self._kin: dict[tuple[object, ...], _Kin] = {}
+        self._accepted: dict[_Signature, list[_Kin]] = {}
 
     def add(self, found: Bin) -> None:
         """Take in one more bin."""
-        self.bins[found.pool.name if found.pool is not None else ""].append(found)
+        self._bins.append(found)
+        self._sort_in(found)
+
+    def mind(self, keys: Iterable[str]) -> None:
+        """Tell bins apart by these labels, too; to say so once for all demands saves time and changes nothing else."""
+        if self._keys.issuperset(keys):
+            return
+        self._keys = self._keys.union(keys)
+        self._kin, self._accepted = {}, {}
+        for found in self._bins:
+            self._sort_in(found)
+
+    def _sort_in(self, found: Bin) -> None:
+        labels = tuple((key, found.labels[key]) for key in sorted(self._keys) if key in found.labels)
+        key = (
+            found.is_new,
+            found.pool_name,
+            labels,
+            found.taints,
+            found.is_strict,
+            tuple(sorted(found.free)),
+        )
+        kin = self._kin.get(key)
+        if kin is None:
+            kin = self._kin[key] = _Kin(found)
+            self._accepted = {}
+        kin.add(found)
 
     def place(self, demand: Demand) -> Bin | None:
         """Put one pod on the fullest bin that takes it; None where none does."""
-        best: Bin | None = None
-        for found in self._candidates(demand):
-            if found.takes(demand) and (best is None or _fullness(found, demand) < _fullness(best, demand)):
-                best = found
-        if best is not None:
-            best.put(demand)
-        return best
+        filled = self.fill(demand if demand.count == 1 else replace(demand, count=1))
+        return filled[0][0] if filled else None
 
-    def _candidates(self, demand: Demand) -> Iterator[Bin]:
-        for name, bins in self.bins.items():
-            if demand.pools is not None and name not in demand.pools:
-                continue
-            if (demand.template, demand.owner) in self.unplaceable.get(name, ()):
-                continue
-            for found in bins:
-                if _has_gpus(found, demand) and demand.constraints.accepts(found.labels, found.taints):
-                    yield found
+    def fill(self, demand: Demand) -> Sequence[tuple[Bin, int]]:
+        """Put as many pods as fit on the fullest bins, those that are there before new ones; return how many went where."""
+        self.mind(keys_of(demand.constraints))
+        kin = [found for found in self._accepting(demand.constraints) if self._may_use(found.first, demand)]
+        asked = tuple(sorted(demand.requests.items()))
+        order = [
+            (found.first.is_new, level, index)
+            for index, found in enumerate(kin)
+            for level in found.levels(asked)
+        ]
+        order.sort()
+        filled: list[tuple[Bin, int]] = []
+        left = demand.count
+        # A bin that was filled takes no more of this demand, so no level has to be looked at twice.
+        for _, level, index in order:
+            while left and (taken := kin[index].take(level, replace(demand, count=left), asked)) is not None:
+                filled.append(taken)
+                left -= taken[1]
+            if not left:
+                break
+        return filled
+
+    def _accepting(self, constraints: Constraints) -> list[_Kin]:
+        """Return the bins that the scheduler would look at, in an order that follows from the bins alone."""
+        signature = signature_of(constraints)
+        found = self._accepted.get(signature)
+        if found is None:
+            found = [
+                kin
+                for _, kin in sorted(self._kin.items(), key=lambda item: item[0])
+                if constraints.accepts(kin.first.labels, kin.first.taints)
+            ]
+            self._accepted[signature] = found
+        return found
+
+    def _may_use(self, found: Bin, demand: Demand) -> bool:
+        name = found.pool_name
+        if demand.pools is not None and name not in demand.pools:
+            return False
+        return (demand.template, demand.owner) not in self.unplaceable.get(name, ())
 
 
-def _has_gpus(found: Bin, demand: Demand) -> bool:
-    if found.pool is None:
-        return True
-    wanted = demand.requests.get(found.pool.gpu_resource, 0)
-    return found.free.get(found.pool.gpu_resource, 0) >= wanted
+_Signature = tuple[object, ...]
 
 
-def _fullness(found: Bin, demand: Demand) -> tuple[bool, int, str]:
-    """Less is better: an existing node before a new one, then the least free of what the demand asks for."""
-    free = sum(found.free.get(name, 0) for name in demand.requests if "/" in name)
-    return found.is_new, free, found.name
+def signature_of(constraints: Constraints) -> _Signature:
+    """Return what two equal constraints have in common; they cannot be hashed themselves."""
+    return (
+        tuple(sorted(constraints.node_selector.items())),
+        constraints.terms,
+        constraints.tolerations,
+    )
+
+
+def keys_of(constraints: Constraints) -> frozenset[str]:
+    """Return the node labels that *constraints* ask about."""
+    asked = {requirement.key for term in constraints.terms for requirement in term}
+    return frozenset(asked.union(constraints.node_selector))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,13 +270,28 @@ class Shape:
 
 def shape_of(pool: NodePool, fleet: Fleet, learned: Mapping[str, int]) -> Shape:
     """Return a new node's shape: as the pool says, else as learned from a living node, else its GPUs alone."""
-    allocatable = {**(pool.allocatable or learned), pool.gpu_resource: pool.gpus_per_node}
+    allocatable = {
+        **(pool.allocatable or learned),
+        pool.gpu_resource: pool.gpus_per_node,
+    }
     overhead = _daemon_overhead(pool, fleet)
     return Shape(
         free={name: amount - overhead.get(name, 0) for name, amount in allocatable.items()},
-        labels=fleet.labels_of(pool),
+        labels=_common_labels(pool, fleet),
         taints=pool.taints,
     )
+
+
+def _common_labels(pool: NodePool, fleet: Fleet) -> Mapping[str, str]:
+    """Return the labels that all nodes of *pool* have alike, so a new one will too; in which zone it comes is not known before."""
+    alike: dict[str, str] | None = None
+    for name in fleet.names_in(pool.name):
+        labels = fleet.nodes[name].labels
+        if alike is None:
+            alike = {key: value for key, value in labels.items() if key != _HOSTNAME}
+        else:
+            alike = {key: value for key, value in alike.items() if labels.get(key) == value}
+    return {**(alike or {}), **pool.selector}
 
 
 def _daemon_overhead(pool: NodePool, fleet: Fleet) -> Mapping[str, int]:
@@ -194,7 +340,7 @@ def room_of(
         if name in without or standing not in (Standing.GOOD, Standing.BOOTING):
             continue
         if standing is Standing.BOOTING and pool is not None and pool.name in shapes:
-            room.add(_booting_bin(node, pool, shapes[pool.name]))
+            room.add(_booting_bin(node, pool, shapes[pool.name], fleet.pods_on.get(name, ())))
         elif node.devices:
             room.add(
                 Bin(
@@ -224,10 +370,22 @@ def promised(state: PoolState | None, fleet: Fleet) -> tuple[str, ...]:
     )
 
 
-def _booting_bin(node: Node, pool: NodePool, shape: Shape) -> Bin:
+def _booting_bin(node: Node, pool: NodePool, shape: Shape, pods: Iterable[Pod]) -> Bin:
+    """A node on its way has the room that its pool's nodes have, less what is bound to it; DaemonSets are deducted already."""
+    free = dict(shape.free)
+    for pod in pods:
+        if pod.owner_kind != "DaemonSet":
+            for resource, amount in (pod.requests or pod.devices).items():
+                if resource in free:
+                    free[resource] -= amount
     taints = tuple(taint for taint in node.taints if not taint.key.startswith(_PASSING))
     return Bin(
-        name=node.name, pool=pool, free=dict(shape.free), labels=node.labels, taints=taints, is_strict=False
+        name=node.name,
+        pool=pool,
+        free=free,
+        labels=node.labels,
+        taints=taints,
+        is_strict=False,
     )
 
 
@@ -259,43 +417,88 @@ def pack(demands: Iterable[Demand], room: Room, offers: Sequence[Offer]) -> Pack
     A baseline never opens a spot node, and a burst opens nothing else. Among pools the cheapest GPU comes first (an unknown
     price last), then the pool with the fewest nodes, since spot is lost by pool.
     """
-    opened: dict[str, int] = defaultdict(int)
+    demands = sorted(demands, key=_order)
+    room.mind(frozenset[str]().union(*(keys_of(demand.constraints) for demand in demands)))
+    buying = _Buying(room, offers)
     unplaced: dict[tuple[str, Tier], int] = defaultdict(int)
     used: set[str] = set()
-    for demand in sorted(demands, key=_order):
-        for _ in range(demand.count):
-            found = room.place(demand) or _open(demand, room, offers, opened)
-            if found is None:
-                unplaced[demand.owner, demand.tier] += 1
-            elif not found.is_new:
-                used.add(found.name)
-    return Packed(new_nodes=dict(opened), used_nodes=frozenset(used), unplaced=dict(unplaced))
+    for demand in demands:
+        filled = room.fill(demand)
+        used.update(found.name for found, _ in filled if not found.is_new)
+        left = demand.count - sum(count for _, count in filled)
+        left -= buying.open(demand, left)
+        if left:
+            unplaced[demand.owner, demand.tier] += left
+    return Packed(
+        new_nodes=buying.opened,
+        used_nodes=frozenset(used),
+        unplaced=dict(unplaced),
+    )
 
 
-def _order(demand: Demand) -> tuple[int, int, str, str, str]:
-    gpus = sum(amount for name, amount in demand.requests.items() if "/" in name)
-    return -demand.priority, -gpus, demand.tier, demand.owner, demand.template
+def _order(demand: Demand) -> tuple[object, ...]:
+    """By priority, then the largest first; the rest only makes the order the same every time."""
+    devices = sum(amount for name, amount in demand.requests.items() if _is_device(name))
+    other = sorted((name, -amount) for name, amount in demand.requests.items())
+    pools = sorted(demand.pools) if demand.pools is not None else []
+    return (
+        -demand.priority, -devices, other, demand.tier, demand.owner, demand.template,
+        demand.pools is None, pools, repr(signature_of(demand.constraints)),
+    )  # fmt: skip
 
 
-def _open(demand: Demand, room: Room, offers: Sequence[Offer], opened: dict[str, int]) -> Bin | None:
-    """Open the best new node that takes one pod of *demand*, and put it there."""
-    fitting = []
-    for offer in offers:
+class _Buying:
+    """New nodes, opened one by one where they are cheapest."""
+
+    def __init__(self, room: Room, offers: Sequence[Offer]) -> None:
+        self.opened: dict[str, int] = {}
+        self._room = room
+        self._offers = offers
+        self._accepts: dict[tuple[str, _Signature], bool] = {}
+
+    def open(self, demand: Demand, count: int) -> int:
+        """Open the best new nodes that take pods of *demand*, until *count* have a place; return how many got one."""
+        fitting = [offer for offer in self._offers if count and self._may_open(offer, demand)]
+        left = count
+        while left:
+            fitting = [offer for offer in fitting if self.opened.get(offer.pool.name, 0) < offer.room]
+            if not fitting:
+                break
+            left -= self._open(min(fitting, key=self._rank), replace(demand, count=left))
+        return count - left
+
+    def _open(self, offer: Offer, demand: Demand) -> int:
+        name = offer.pool.name
+        self.opened[name] = self.opened.get(name, 0) + 1
+        fresh = _new_bin(
+            offer.pool,
+            offer.shape,
+            name=f"{name} +{self.opened[name]:06d}",
+            is_new=True,
+        )
+        count = fresh.holds(demand)
+        fresh.put(demand, count)
+        self._room.add(fresh)
+        return count
+
+    def _rank(self, offer: Offer) -> tuple[Decimal, int, str]:
+        name = offer.pool.name
+        return _price_per_gpu(offer.pool), offer.size + self.opened.get(name, 0), name
+
+    def _may_open(self, offer: Offer, demand: Demand) -> bool:
         pool = offer.pool
-        if opened[pool.name] >= offer.room or not _may_buy(demand, pool):
-            continue
-        if (demand.template, demand.owner) in room.unplaceable.get(pool.name, ()):
-            continue
-        fresh = _new_bin(pool, offer.shape, name=f"{pool.name} +{opened[pool.name] + 1}", is_new=True)
-        if demand.constraints.accepts(fresh.labels, fresh.taints) and fresh.takes(demand):
-            fitting.append((_price_per_gpu(pool), offer.size + opened[pool.name], pool.name, fresh))
-    if not fitting:
-        return None
-    *_, name, fresh = min(fitting, key=lambda item: item[:3])
-    fresh.put(demand)
-    room.add(fresh)
-    opened[name] += 1
-    return fresh
+        if not _may_buy(demand, pool):
+            return False
+        if (demand.template, demand.owner) in self._room.unplaceable.get(pool.name, ()):
+            return False
+        fresh = _new_bin(pool, offer.shape, name="", is_new=True)
+        return fresh.holds(demand) > 0 and self._is_accepted(offer, demand)
+
+    def _is_accepted(self, offer: Offer, demand: Demand) -> bool:
+        key = offer.pool.name, signature_of(demand.constraints)
+        if key not in self._accepts:
+            self._accepts[key] = demand.constraints.accepts(offer.shape.labels, offer.shape.taints)
+        return self._accepts[key]
 
 
 def _may_buy(demand: Demand, pool: NodePool) -> bool:
