@@ -12,9 +12,8 @@ from spillway.core.interruption import Notice, NoticeKind, read_notice
 from spillway.core.memory import NodeMemory
 from spillway.core.model import CordonCause, Node, NodePool, Pod, PodPhase, Snapshot
 
-STUCK: Final = timedelta(
-    seconds=60
-)  # a pod that is still terminating so long after its deletion counts no more
+STUCK: Final = timedelta(seconds=60)  # terminating for so long beyond its grace, a pod counts no more
+BOOTS_WITHIN: Final = timedelta(seconds=600)  # 3 to 8 minutes, says node-and-spot 2.2
 _STAYS_TO_THE_END: Final = frozenset({"DaemonSet", "Node"})  # a Node owns its mirror pods
 
 
@@ -120,16 +119,21 @@ def _stand(
 
 
 def _stand_unready(node: Node, notice: Notice | None, *, lost_after: timedelta, now: datetime) -> Standing:
-    if not _was_ever_ready(node):
+    if not _was_ever_ready(node, now=now):
         return Standing.BOOTING
     since = notice.since if notice is not None else None
     return Standing.DOOMED if since is not None and now - since >= lost_after else Standing.SUSPECTED
 
 
-def _was_ever_ready(node: Node) -> bool:
-    """A kubelet registers its node NotReady; one whose GPUs were seen, or whose heartbeat stopped, has been Ready."""
+def _was_ever_ready(node: Node, *, now: datetime) -> bool:
+    """Whether a node that is not Ready has been: a kubelet registers its node NotReady, and keeps to that until it is Ready.
+
+    Its clock may be wrong while it starts, so a young node that has shown no device yet is booting whatever it says.
+    """
     ready = next((found for found in node.conditions if found.type == "Ready"), None)
     if ready is None:
+        return False
+    if not node.devices and node.created_at is not None and now - node.created_at < BOOTS_WITHIN:
         return False
     if ready.status == "Unknown" or ready.since is None or node.created_at is None:
         return True

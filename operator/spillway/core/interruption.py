@@ -5,7 +5,7 @@ a while; an advice changes nothing by itself.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from types import MappingProxyType
@@ -75,7 +75,12 @@ def read_notice(node: Node) -> Notice | None:
     if node.terminating:
         return Notice(node=node.name, cause="deletion", kind=NoticeKind.HARD, others_drain=True)
     found = [*_from_taints(node), *_from_conditions(node)]
-    return min(found, key=lambda notice: _ORDER[notice.kind], default=None)
+    surest = min(found, key=lambda notice: _ORDER[notice.kind], default=None)
+    if surest is None or surest.others_drain:
+        return surest
+    # Two may say it: if one of them drains, we only account.
+    drained = any(notice.others_drain for notice in found if notice.kind is surest.kind)
+    return replace(surest, others_drain=drained)
 
 
 _ORDER: Final = {NoticeKind.HARD: 0, NoticeKind.SUSPECTED: 1, NoticeKind.ADVISORY: 2}
