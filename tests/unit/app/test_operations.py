@@ -44,7 +44,7 @@ class Desk:
             wake=self.woken.append,
         )
 
-    async def carry_out(self, act: Act, may_write: MayWrite) -> Landing:
+    async def carry_out(self, act: Act, may_write: MayWrite) -> Landing:  # noqa: ARG002  # the protocol's
         self.written.append(act)
         version = await self.answer
         return DeploymentAt(key=DEPLOYMENT.key, uid=DEPLOYMENT.uid, version=version)
