@@ -251,6 +251,11 @@ class _Payers:
             self._deployments[deployment.uid] = payer
             if payer.managed:
                 self.managed.append(payer)
+        # What runs on spot is paid by whoever pays for the Deployment that it is the twin of.
+        for deployment in snapshot.deployments.values():
+            source = deployment.twin.source_uid if deployment.twin is not None else ""
+            if source in self._deployments:
+                self._deployments[deployment.uid] = self._deployments[source]
         self._replica_sets = {found.uid: found.owner_uid for found in snapshot.replica_sets}
         self._known: dict[str, Payer] = {}
 

@@ -11,7 +11,9 @@ from tests.builders import (
     make_pod,
     make_pods,
     make_pool,
+    make_replica_set,
     make_snapshot,
+    make_twin,
     make_workload,
 )
 
@@ -102,6 +104,28 @@ def test_a_pod_pays_from_its_binding_until_it_is_gone(
     phase: PodPhase, node: str | None, expected: str
 ) -> None:
     assert cost_of(bill_for((make_pod(phase=phase, node=node),))) == expected
+
+
+def test_what_runs_on_spot_is_paid_by_the_same_workload_at_its_own_price() -> None:
+    spot = make_pool("spot", price="16", capacity_type=CapacityType.SPOT)
+    bill = draw_bill(
+        make_snapshot(
+            deployment=(make_deployment(replicas=2), make_twin(replicas=2)),
+            replica_sets=(make_replica_set(), make_replica_set("llm-burst")),
+            pods=(*make_pods(2), *make_pods(2, of="llm-burst", node="spot-1")),
+            nodes=(make_node(), make_node("spot-1", labels={"pool": "spot"})),
+            pools=(make_pool(), spot),
+        )
+    )
+
+    # 2 GPUs of 8 at 40, and 2 of 8 at 16
+    assert cost_of(bill) == "14.00 USD"
+    assert [
+        (line.terms.capacity_type, line.gpus) for line in bill.payers[Payer(NAMESPACE, "llm", True)].lines
+    ] == [
+        (CapacityType.ON_DEMAND, 2),
+        (CapacityType.SPOT, 2),
+    ]
 
 
 def test_a_workload_without_a_target_has_no_cost() -> None:
