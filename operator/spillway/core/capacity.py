@@ -6,9 +6,10 @@ provider does not say proves nothing, and nothing is asked of one that does not 
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Final
 
 from spillway.core.fleet import Fleet, Standing, is_empty
@@ -16,6 +17,7 @@ from spillway.core.memory import PoolMemory
 from spillway.core.model import (
     Burst,
     CancelUnfulfilled,
+    CordonCause,
     Deployment,
     GrowPool,
     Mode,
@@ -41,6 +43,7 @@ from spillway.core.packing import (
     promised,
     room_of,
     shape_of,
+    signature_of,
 )
 from spillway.core.plan import CloseReason, Finding, PoolDecision, PoolReason
 
@@ -50,6 +53,7 @@ RETURN_PROBE: Final = timedelta(seconds=600)
 PROBE_MOST: Final = 6  # ten minutes become an hour at most
 LOSS_WINDOW: Final = timedelta(minutes=10)  # more than half of a pool lost within it opens the breaker, too
 _PROOFS: Final = frozenset({RefusalKind.CAPACITY, RefusalKind.QUOTA, RefusalKind.PERMISSION})
+_UNSIZED: Final = frozenset({CloseReason.EXTERNAL, CloseReason.OBSERVED, CloseReason.PODS_PARTLY_SEEN})
 _SUPPLY: Final = frozenset({Standing.GOOD, Standing.BOOTING, Standing.SUSPECTED})
 
 
@@ -77,10 +81,26 @@ def outlook(
 ) -> Mapping[str, PoolOutlook]:
     """Return how every pool stands, with its memory brought up to date."""
     patience = _patience(snapshot)
+    known = {pool.name: memories.get(pool.uid, PoolMemory()) for pool in snapshot.pools}
+    if any(memory.unplaceable for memory in known.values()):
+        current = _current(snapshot)
+        known = {name: _without_past(memory, current) for name, memory in known.items()}
     return {
-        pool.name: _outlook(pool, snapshot, fleet, memories.get(pool.uid, PoolMemory()), patience, now=now)
+        pool.name: _outlook(pool, snapshot, fleet, known[pool.name], patience, now=now)
         for pool in snapshot.pools
     }
+
+
+def _current(snapshot: Snapshot) -> frozenset[tuple[str, str]]:
+    """Return every (template, owner) of which there may be pods now."""
+    deployments = ((_template(found), found.uid) for found in snapshot.deployments.values())
+    return frozenset(deployments).union(("", pod.owner_uid or pod.uid) for pod in snapshot.pods)
+
+
+def _without_past(memory: PoolMemory, current: frozenset[tuple[str, str]]) -> PoolMemory:
+    """Forget what was refused of templates that are no more: another one may be accepted."""
+    kept = memory.unplaceable & current
+    return memory if kept == memory.unplaceable else replace(memory, unplaceable=kept)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +134,7 @@ def _outlook(
     told = snapshot.pool_states.get(pool.name)
     is_known = told is not None and not told.error and now - told.at <= snapshot.timers.pool_stale
     state = told if is_known else None
-    memory = _with_asked(memory, snapshot.operations, pool)
+    memory = _with_asked(memory, snapshot.operations, state, pool)
     memory = _with_refusals(memory, state, patience, pool, now=now)
     memory = _with_interruptions(memory, pool, fleet, now=now)
     memory = replace(memory, allocatable=_learned(memory, pool, fleet))
@@ -135,14 +155,19 @@ def _outlook(
     )
 
 
-def _with_asked(memory: PoolMemory, operations: Iterable[Operation], pool: NodePool) -> PoolMemory:
+def _with_asked(
+    memory: PoolMemory, operations: Iterable[Operation], state: PoolState | None, pool: NodePool
+) -> PoolMemory:
+    """Note what we asked for last; a size below it, after a node was removed, is all that is left of that."""
+    is_quiet = True
     for operation in operations:
-        match operation.act:
-            case GrowPool(pool=pool.name, to=to) | CancelUnfulfilled(pool=pool.name, to=to):
-                if operation.state is OperationState.LANDED:
-                    memory = replace(memory, asked=to)
-            case _:
-                pass
+        act = operation.act
+        if isinstance(act, GrowPool | CancelUnfulfilled) and act.pool == pool.name:
+            is_quiet = False
+            if operation.state is OperationState.LANDED:
+                memory = replace(memory, asked=act.to)
+    if is_quiet and state is not None and memory.asked is not None and state.desired < memory.asked:
+        return replace(memory, asked=state.desired)
     return memory
 
 
@@ -155,28 +180,26 @@ def _with_refusals(
     granted = len(state.granted)
     if memory.granted is not None and granted > memory.granted:
         memory = replace(memory, refused_at=None, refused_in_a_row=0, closed_until=None, steps=0)
-    memory = replace(memory, granted=granted)
-    seen = memory.last_refusal
-    fresh = [found for found in state.refusals if seen is None or found.at > seen]
-    if not fresh:
-        return _confirmed(memory, state, patience, pool, now=now)
-    proofs = [found for found in fresh if found.kind in _PROOFS]
-    memory = replace(
-        memory,
-        last_refusal=fresh[-1].at,
-        refusals=(*memory.refusals, *fresh)[-3:],
-        refused_at=(memory.refused_at or now) if proofs else memory.refused_at,
-        refused_in_a_row=memory.refused_in_a_row + len(proofs),
-    )
-    return _confirmed(memory, state, patience, pool, now=now)
-
-
-def _confirmed(
-    memory: PoolMemory, state: PoolState, patience: _Patience, pool: NodePool, *, now: datetime
-) -> PoolMemory:
-    """Close the pool once refusals are sure: two in a row, or one that stands; a refused probe is sure at once."""
     is_closed = memory.closed_until is not None and now < memory.closed_until
-    if is_closed or not memory.refused_in_a_row or memory.refused_at is None or not state.unfulfilled:
+    # After a restart those are left out that a pause would have made up for.
+    seen = memory.last_refusal or now - patience.return_probe
+    fresh = [found for found in state.refusals if found.at > seen]
+    memory = replace(memory, granted=granted)
+    if fresh:
+        memory = replace(memory, last_refusal=fresh[-1].at, refusals=(*memory.refusals, *fresh)[-3:])
+    if is_closed or not state.unfulfilled:
+        # Nothing is being asked that an answer could be to: what was refused before says nothing of the next request.
+        return replace(memory, refused_at=None, refused_in_a_row=0)
+    proofs = [found for found in fresh if found.kind in _PROOFS]
+    if proofs:
+        in_a_row = memory.refused_in_a_row + len(proofs)
+        memory = replace(memory, refused_at=memory.refused_at or now, refused_in_a_row=in_a_row)
+    return _confirmed(memory, patience, pool, now=now)
+
+
+def _confirmed(memory: PoolMemory, patience: _Patience, pool: NodePool, *, now: datetime) -> PoolMemory:
+    """Close the pool once refusals are sure: two in a row, or one that stands; a refused probe is sure at once."""
+    if memory.refused_at is None:
         return memory
     stands = now - memory.refused_at >= patience.refused_confirm
     is_sure = memory.refused_in_a_row >= REFUSALS_CONFIRM or stands or memory.closed_until is not None
@@ -198,7 +221,8 @@ def _with_interruptions(memory: PoolMemory, pool: NodePool, fleet: Fleet, *, now
     """Count each lost spot node once, when it is first seen; too many open the breaker."""
     if memory.breaker_until is not None and now >= memory.breaker_until:
         # Half open: one node is asked for, and only one that comes closes it.
-        memory = replace(memory, breaker_until=None, interruptions=(), closed_until=memory.breaker_until)
+        until = max(memory.breaker_until, memory.closed_until or memory.breaker_until)
+        memory = replace(memory, breaker_until=None, interruptions=(), closed_until=until)
     if not pool.is_spot:
         return memory
     names = fleet.names_in(pool.name)
@@ -218,8 +242,11 @@ def _with_interruptions(memory: PoolMemory, pool: NodePool, fleet: Fleet, *, now
 
 
 def _is_newly_lost(name: str, fleet: Fleet, *, now: datetime) -> bool:
-    known = fleet.memory.get(fleet.nodes[name].uid)
-    return known is not None and known.doomed_since == now
+    """Whether *name* is seen to be lost for the first time; one that we are removing goes because we said so."""
+    node = fleet.nodes[name]
+    known = fleet.memory.get(node.uid)
+    is_ours = node.mark is not None and node.mark.cause is CordonCause.DRAIN
+    return known is not None and known.doomed_since == now and not is_ours
 
 
 def _learned(memory: PoolMemory, pool: NodePool, fleet: Fleet) -> Mapping[str, int]:
@@ -310,11 +337,23 @@ def _foreseen(
     if not pending:
         return
     room = _room(fleet, outlooks)
-    kinships = _kinships(snapshot)
-    for pod in sorted(pending, key=lambda pod: (-pod.priority, pod.created_at, pod.uid)):
-        found = room.place(_demand_of(pod, kinships.get(pod.owner_uid)))
-        if found is not None:
-            yield pod.uid, found
+    for pods, demand in _alike(pending, _kinships(snapshot)):
+        left = iter(pods)
+        for found, count in room.fill(demand):
+            for pod in islice(left, count):
+                yield pod.uid, found
+
+
+def _alike(pods: Iterable[Pod], kinships: Mapping[str, Deployment]) -> Iterator[tuple[Sequence[Pod], Demand]]:
+    """Yield pods that are the same to the scheduler, oldest first, with what they need; by priority, then by the oldest."""
+    groups: dict[Hashable, list[Pod]] = defaultdict(list)
+    for pod in sorted(pods, key=lambda pod: (-pod.priority, pod.created_at, pod.uid)):
+        requests = tuple(sorted((pod.requests or pod.devices).items()))
+        owner = pod.owner_uid or pod.uid
+        groups[owner, pod.priority, requests, signature_of(pod.constraints)].append(pod)
+    for found in groups.values():
+        demand = _demand_of(found[0], kinships.get(found[0].owner_uid))
+        yield found, replace(demand, count=len(found))
 
 
 def _is_pending(pod: Pod) -> bool:
@@ -334,7 +373,7 @@ def _kinships(snapshot: Snapshot) -> Mapping[str, Deployment]:
 def _demand_of(pod: Pod, deployment: Deployment | None) -> Demand:
     template = _template(deployment) if deployment is not None else ""
     return Demand(
-        owner=deployment.uid if deployment is not None else pod.owner_uid,
+        owner=deployment.uid if deployment is not None else pod.owner_uid or pod.uid,
         template=template,
         requests=pod.requests or pod.devices,
         constraints=pod.constraints,
@@ -386,14 +425,15 @@ def plan_pools(
     supply, so its replacement is asked for at once; what is asked for and not granted is taken back when nobody wants it.
     """
     doubts = _with_doubts(snapshot, fleet, outlooks, now=now)
+    room = _room(fleet, outlooks)
     packed = pack(
         (*demands, *_foreign(snapshot, fleet, outlooks, demands)),
-        _room(fleet, outlooks),
-        [
-            Offer(pool=found.pool, shape=found.shape, room=found.room, size=found.size)
-            for found in outlooks.values()
-            if found.room
-        ],
+        room,
+        [_offer(found, found.room) for found in outlooks.values() if found.room],
+    )
+    missing = sum(demand.count for demand in packed.waiting)
+    imagined = pack(
+        packed.waiting, room, [_offer(found, _imaginary_room(found, missing)) for found in outlooks.values()]
     )
     occupied = _occupied(fleet, now=now)
     busy = {operation.act.subject for operation in snapshot.operations if operation.is_under_way}
@@ -401,7 +441,7 @@ def plan_pools(
     acts: list[PoolAct] = []
     targets: dict[str, int] = {}
     for name, found in outlooks.items():
-        sizes = _sizes(found, fleet, packed, occupied)
+        sizes = _sizes(found, fleet, packed, occupied, imagined=imagined.new_nodes.get(name, 0))
         targets[name] = sizes.target
         act = _resize(found, sizes)
         decisions[name] = _decide(found, fleet, sizes, act)
@@ -417,6 +457,19 @@ def plan_pools(
     )
 
 
+def _offer(found: PoolOutlook, room: int) -> Offer:
+    return Offer(pool=found.pool, shape=found.shape, room=room, size=found.size)
+
+
+def _imaginary_room(found: PoolOutlook, missing: int) -> int:
+    """Return how many nodes more a pool would be asked for if it might be sized, or might be larger."""
+    if found.closed is None:
+        return 0
+    if found.closed.reason is CloseReason.AT_MAX:
+        return missing
+    return max(0, found.pool.max_nodes - found.size) if found.closed.reason in _UNSIZED else 0
+
+
 def _occupied(fleet: Fleet, *, now: datetime) -> frozenset[str]:
     """Return the nodes that hold a pod which does not leave with them; lost ones hold nothing that counts."""
     return frozenset(
@@ -428,26 +481,39 @@ def _occupied(fleet: Fleet, *, now: datetime) -> frozenset[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Sizes:
-    """What one pool has and needs: `supply` stays or comes, `target` is needed, `more` are to be had beyond what is granted."""
+    """What one pool has and needs: `supply` stays or comes, `target` is needed, `more` are to be had beyond what is granted.
+
+    `denied` would be wanted of a pool that may not be sized, or not be larger.
+    """
 
     supply: int
     target: int
     more: int
     booting: int
+    denied: int
 
 
-def _sizes(found: PoolOutlook, fleet: Fleet, packed: Packed, occupied: frozenset[str]) -> _Sizes:
+def _sizes(
+    found: PoolOutlook, fleet: Fleet, packed: Packed, occupied: frozenset[str], *, imagined: int
+) -> _Sizes:
     pool = found.pool
     names = fleet.names_in(pool.name)
     coming = promised(found.state, fleet)
-    supply = sum(1 for name in names if fleet.standing[name] in _SUPPLY) + len(coming)
+    # A cordoned node that holds something carries it until it is empty: neither room nor a gap to be filled.
+    supply = sum(1 for name in names if fleet.standing[name] in _SUPPLY or name in occupied) + len(coming)
     used = sum(1 for name in (*names, *coming) if name in occupied or name in packed.used_nodes)
     new = packed.new_nodes.get(pool.name, 0)
-    target = max(pool.min_nodes, used + new + pool.headroom_nodes)
+    target = max(pool.min_nodes, used + new + imagined + pool.headroom_nodes)
     # 3 nodes stay, 2 of them used, 2 new ones wanted, headroom 1: max(2, 5 - 3) = 2 more
     more = min(found.room, max(new, target - supply))
     booting = sum(1 for name in names if fleet.standing[name] is Standing.BOOTING) + len(coming)
-    return _Sizes(supply=supply, target=min(target, max(pool.max_nodes, used)), more=more, booting=booting)
+    return _Sizes(
+        supply=supply,
+        target=min(target, max(pool.max_nodes, used)),
+        more=more,
+        booting=booting,
+        denied=imagined,
+    )
 
 
 def _resize(found: PoolOutlook, sizes: _Sizes) -> PoolAct | None:
@@ -496,8 +562,10 @@ def _decide(found: PoolOutlook, fleet: Fleet, sizes: _Sizes, act: PoolAct | None
 def _verdict(found: PoolOutlook, sizes: _Sizes, act: PoolAct | None) -> tuple[PoolReason, str]:
     closed = found.closed
     told = f"{found.size} nodes, {sizes.target} needed"
-    if closed is not None and (closed.reason is not CloseReason.AT_MAX or sizes.target > found.size):
-        return PoolReason(closed.reason.value), closed.message
+    if closed is not None and closed.reason is CloseReason.AT_MAX and sizes.denied:
+        return PoolReason.AT_MAX, f"{told}, and {sizes.denied} more if it might have them. {closed.message}"
+    if closed is not None and closed.reason is not CloseReason.AT_MAX:
+        return PoolReason(closed.reason.value), f"{told}. {closed.message}"
     if isinstance(act, GrowPool):
         reason = PoolReason.PROBING if found.probing else PoolReason.GROWING
         why = "one node, to see whether it can be had again" if found.probing else "growing at once"
@@ -536,19 +604,16 @@ def _foreign(
         if node.devices and ((pool := fleet.pool_of(name)) is None or pool.name not in sized)
     ]
     kinships = _kinships(snapshot)
-    for pod in pending:
-        deployment = kinships.get(pod.owner_uid)
-        if deployment is not None and deployment.uid in ours:
-            continue
-        if any(pod.constraints.accepts(node.labels, node.taints) for node in elsewhere):
+    others = [pod for pod in pending if (kin := kinships.get(pod.owner_uid)) is None or kin.uid not in ours]
+    for _, demand in _alike(others, kinships):
+        accepts = demand.constraints.accepts
+        if any(accepts(node.labels, node.taints) for node in elsewhere):
             continue
         fitting = frozenset(
-            name
-            for name, found in sized.items()
-            if pod.constraints.accepts(found.shape.labels, found.shape.taints)
+            name for name, found in sized.items() if accepts(found.shape.labels, found.shape.taints)
         )
         if fitting:
-            yield replace(_demand_of(pod, deployment), pools=fitting)
+            yield replace(demand, pools=fitting)
 
 
 def _targets(snapshot: Snapshot) -> frozenset[str]:

@@ -5,7 +5,7 @@ empty. The scheduler may choose otherwise; what it cannot place where there was 
 """
 
 from bisect import insort
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -48,7 +48,10 @@ class Demand:
 
 @dataclass(slots=True, kw_only=True)
 class Bin:
-    """A node, or one that is to be: what is free on it. `is_strict` says that a resource not named is not there at all."""
+    """A node, or one that is to be: what is free on it. `is_strict` says that a resource not named is not there at all.
+
+    `is_coming` is set for one that boots or is promised, `is_new` for one that is yet to be asked for.
+    """
 
     name: str
     pool: NodePool | None
@@ -56,6 +59,7 @@ class Bin:
     labels: Mapping[str, str]
     taints: tuple[Taint, ...]
     is_strict: bool
+    is_coming: bool = False
     is_new: bool = False
     used: bool = False
 
@@ -96,11 +100,22 @@ def _is_device(resource: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packed:
-    """Where demands found room: new nodes by pool, existing nodes that got something, and who found none, by owner and tier."""
+    """Where demands found room: new nodes by pool, existing nodes that got something, and who found none, by owner and tier.
+
+    `waiting` are the demands that found none, each with the count that did not.
+    """
 
     new_nodes: Mapping[str, int]
     used_nodes: frozenset[str]
-    unplaced: Mapping[tuple[str, Tier], int]
+    waiting: tuple[Demand, ...] = ()
+
+    @property
+    def unplaced(self) -> Mapping[tuple[str, Tier], int]:
+        """How many pods found no room, by owner and tier."""
+        counts: Counter[tuple[str, Tier]] = Counter()
+        for demand in self.waiting:
+            counts[demand.owner, demand.tier] += demand.count
+        return counts
 
 
 _Asked = tuple[tuple[str, int], ...]  # requests, by which two demands are the same to a bin
@@ -182,6 +197,7 @@ class Room:
         labels = tuple((key, found.labels[key]) for key in sorted(self._keys) if key in found.labels)
         key = (
             found.is_new,
+            found.is_coming,
             found.pool_name,
             labels,
             found.taints,
@@ -200,12 +216,15 @@ class Room:
         return filled[0][0] if filled else None
 
     def fill(self, demand: Demand) -> Sequence[tuple[Bin, int]]:
-        """Put as many pods as fit on the fullest bins, those that are there before new ones; return how many went where."""
+        """Put as many pods as fit on the fullest bins, and return how many went where.
+
+        Nodes that are there come before those that boot, since the scheduler will use them first, and new ones last.
+        """
         self.mind(keys_of(demand.constraints))
         kin = [found for found in self._accepting(demand.constraints) if self._may_use(found.first, demand)]
         asked = tuple(sorted(demand.requests.items()))
         order = [
-            (found.first.is_new, level, index)
+            (found.first.is_new, found.first.is_coming, level, index)
             for index, found in enumerate(kin)
             for level in found.levels(asked)
         ]
@@ -213,7 +232,7 @@ class Room:
         filled: list[tuple[Bin, int]] = []
         left = demand.count
         # A bin that was filled takes no more of this demand, so no level has to be looked at twice.
-        for _, level, index in order:
+        for *_, level, index in order:
             while left and (taken := kin[index].take(level, replace(demand, count=left), asked)) is not None:
                 filled.append(taken)
                 left -= taken[1]
@@ -386,6 +405,7 @@ def _booting_bin(node: Node, pool: NodePool, shape: Shape, pods: Iterable[Pod]) 
         labels=node.labels,
         taints=taints,
         is_strict=False,
+        is_coming=True,
     )
 
 
@@ -397,6 +417,7 @@ def _new_bin(pool: NodePool, shape: Shape, *, name: str, is_new: bool) -> Bin:
         labels=shape.labels,
         taints=shape.taints,
         is_strict=False,
+        is_coming=not is_new,
         is_new=is_new,
     )
 
@@ -420,7 +441,7 @@ def pack(demands: Iterable[Demand], room: Room, offers: Sequence[Offer]) -> Pack
     demands = sorted(demands, key=_order)
     room.mind(frozenset[str]().union(*(keys_of(demand.constraints) for demand in demands)))
     buying = _Buying(room, offers)
-    unplaced: dict[tuple[str, Tier], int] = defaultdict(int)
+    waiting: list[Demand] = []
     used: set[str] = set()
     for demand in demands:
         filled = room.fill(demand)
@@ -428,12 +449,8 @@ def pack(demands: Iterable[Demand], room: Room, offers: Sequence[Offer]) -> Pack
         left = demand.count - sum(count for _, count in filled)
         left -= buying.open(demand, left)
         if left:
-            unplaced[demand.owner, demand.tier] += left
-    return Packed(
-        new_nodes=buying.opened,
-        used_nodes=frozenset(used),
-        unplaced=dict(unplaced),
-    )
+            waiting.append(replace(demand, count=left))
+    return Packed(new_nodes=buying.opened, used_nodes=frozenset(used), waiting=tuple(waiting))
 
 
 def _order(demand: Demand) -> tuple[object, ...]:

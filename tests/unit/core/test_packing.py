@@ -85,7 +85,7 @@ def packed(
 def test_pods_go_onto_free_gpus_before_a_node_is_bought() -> None:
     found = packed(make_demand(8), nodes=(node(),), pools=(make_pool(),))
 
-    assert found == Packed(new_nodes={}, used_nodes=frozenset({"node-1"}), unplaced={})
+    assert found == Packed(new_nodes={}, used_nodes=frozenset({"node-1"}))
 
 
 def test_what_does_not_fit_opens_as_few_nodes_as_it_needs() -> None:
@@ -120,9 +120,11 @@ def test_every_requested_resource_limits_how_many_share_a_node(requests: dict[st
 
 
 def test_a_pod_larger_than_any_node_buys_nothing() -> None:
-    found = packed(make_demand(2, gpus=16), pools=(make_pool(),))
+    demand = make_demand(2, gpus=16)
 
-    assert found == Packed(new_nodes={}, used_nodes=frozenset(), unplaced={("llm", Tier.BASELINE): 2})
+    found = packed(demand, pools=(make_pool(),))
+
+    assert found == Packed(new_nodes={}, used_nodes=frozenset(), waiting=(demand,))
 
 
 def test_large_pods_are_placed_before_small_ones_fill_the_gaps() -> None:
@@ -371,6 +373,15 @@ def test_a_machine_that_is_promised_is_room_before_it_has_a_node() -> None:
     assert found.new_nodes == {
         "h100": 1
     }  # 8 on node-1, 8 on i-1; asked for is not granted, and what stops is none
+
+
+def test_a_node_that_is_there_is_filled_before_a_fuller_one_that_boots() -> None:
+    booting = node("a-boots", gpus=0, ready=False, created_at=NOW - seconds(60))
+    bound = make_pod(node="a-boots", phase=PodPhase.PENDING, gpus=4, requests={GPU: 4, "pods": 1})
+
+    found = packed(make_demand(4), nodes=(booting, node("b-is-there")), pods=(bound,), pools=(make_pool(),))
+
+    assert found.used_nodes == {"b-is-there"}
 
 
 @pytest.mark.parametrize(
