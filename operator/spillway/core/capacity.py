@@ -432,16 +432,15 @@ def plan_pools(
         [_offer(found, found.room) for found in outlooks.values() if found.room],
     )
     missing = sum(demand.count for demand in packed.waiting)
-    imagined = pack(
-        packed.waiting, room, [_offer(found, _imaginary_room(found, missing)) for found in outlooks.values()]
-    )
+    wishes = [_offer(found, more) for found in outlooks.values() if (more := _imaginary_room(found, missing))]
+    imagined = pack(packed.waiting, room, wishes).new_nodes if wishes else {}
     occupied = _occupied(fleet, now=now)
     busy = {operation.act.subject for operation in snapshot.operations if operation.is_under_way}
     decisions: dict[str, PoolDecision] = {}
     acts: list[PoolAct] = []
     targets: dict[str, int] = {}
     for name, found in outlooks.items():
-        sizes = _sizes(found, fleet, packed, occupied, imagined=imagined.new_nodes.get(name, 0))
+        sizes = _sizes(found, fleet, packed, occupied, imagined=imagined.get(name, 0))
         targets[name] = sizes.target
         act = _resize(found, sizes)
         decisions[name] = _decide(found, fleet, sizes, act)

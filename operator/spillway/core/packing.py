@@ -135,17 +135,21 @@ class _Kin:
         self._in_vain: dict[tuple[int, _Asked], int] = {}
         self._changes: dict[int, int] = defaultdict(int)
 
+    def is_allowed(self, demand: Demand) -> bool:
+        """Whether *demand* may use the pool that they are of."""
+        return demand.pools is None or self.first.pool_name in demand.pools
+
     def add(self, found: Bin) -> None:
         """Take in a bin."""
         level = found.level
         insort(self._levels[level], (found.name, found), key=_by_name)
         self._changes[level] += 1
 
-    def levels(self, asked: _Asked) -> list[int]:
-        """Return how much is free on those of them that may take *asked*."""
+    def levels(self, devices: _Asked) -> list[int]:
+        """Return how much is free on those of them that may take so many devices."""
         free, least = self.first.free, 0
-        for name, amount in asked:
-            if name in free and _is_device(name):
+        for name, amount in devices:
+            if name in free:
                 least += amount
         return [level for level, bins in self._levels.items() if level >= least and bins]
 
@@ -178,6 +182,7 @@ class Room:
         self._keys: frozenset[str] = frozenset()
         self._kin: dict[tuple[object, ...], _Kin] = {}
         self._accepted: dict[_Signature, list[_Kin]] = {}
+        self._in_vain: dict[tuple[_Signature, frozenset[str] | None, _Asked], int] = {}
 
     def add(self, found: Bin) -> None:
         """Take in one more bin."""
@@ -220,24 +225,16 @@ class Room:
 
         Nodes that are there come before those that boot, since the scheduler will use them first, and new ones last.
         """
-        self.mind(keys_of(demand.constraints))
-        kin = [found for found in self._accepting(demand.constraints) if self._may_use(found.first, demand)]
         asked = tuple(sorted(demand.requests.items()))
-        order = [
-            (found.first.is_new, found.first.is_coming, level, index)
-            for index, found in enumerate(kin)
-            for level in found.levels(asked)
-        ]
-        order.sort()
-        filled: list[tuple[Bin, int]] = []
-        left = demand.count
-        # A bin that was filled takes no more of this demand, so no level has to be looked at twice.
-        for *_, level, index in order:
-            while left and (taken := kin[index].take(level, replace(demand, count=left), asked)) is not None:
-                filled.append(taken)
-                left -= taken[1]
-            if not left:
-                break
+        alike = signature_of(demand.constraints), demand.pools, asked
+        if self._in_vain.get(alike) == len(self._bins):
+            return []
+        self.mind(keys_of(demand.constraints))
+        allowed = [found for found in self._accepting(demand.constraints) if found.is_allowed(demand)]
+        kin = [found for found in allowed if not self._has_refused(found, demand)]
+        filled = _fill(kin, demand, asked)
+        if len(kin) == len(allowed) and sum(count for _, count in filled) < demand.count:
+            self._in_vain[alike] = len(self._bins)
         return filled
 
     def _accepting(self, constraints: Constraints) -> list[_Kin]:
@@ -253,11 +250,28 @@ class Room:
             self._accepted[signature] = found
         return found
 
-    def _may_use(self, found: Bin, demand: Demand) -> bool:
-        name = found.pool_name
-        if demand.pools is not None and name not in demand.pools:
-            return False
-        return (demand.template, demand.owner) not in self.unplaceable.get(name, ())
+    def _has_refused(self, kin: _Kin, demand: Demand) -> bool:
+        return (demand.template, demand.owner) in self.unplaceable.get(kin.first.pool_name, ())
+
+
+def _fill(kin: Sequence[_Kin], demand: Demand, asked: _Asked) -> list[tuple[Bin, int]]:
+    devices = tuple(item for item in asked if _is_device(item[0]))
+    order = [
+        (found.first.is_new, found.first.is_coming, level, index)
+        for index, found in enumerate(kin)
+        for level in found.levels(devices)
+    ]
+    order.sort()
+    filled: list[tuple[Bin, int]] = []
+    left = demand.count
+    # A bin that was filled takes no more of this demand, so no level has to be looked at twice.
+    for *_, level, index in order:
+        while left and (taken := kin[index].take(level, replace(demand, count=left), asked)) is not None:
+            filled.append(taken)
+            left -= taken[1]
+        if not left:
+            break
+    return filled
 
 
 _Signature = tuple[object, ...]
@@ -471,14 +485,14 @@ class _Buying:
         self.opened: dict[str, int] = {}
         self._room = room
         self._offers = offers
-        self._accepts: dict[tuple[str, _Signature], bool] = {}
+        self._fitting: dict[tuple[object, ...], list[Offer]] = {}
 
     def open(self, demand: Demand, count: int) -> int:
         """Open the best new nodes that take pods of *demand*, until *count* have a place; return how many got one."""
-        fitting = [offer for offer in self._offers if count and self._may_open(offer, demand)]
         left = count
+        fitting = self._fitting_offers(demand) if count else []
         while left:
-            fitting = [offer for offer in fitting if self.opened.get(offer.pool.name, 0) < offer.room]
+            fitting = [offer for offer in fitting if self._is_left(offer)]
             if not fitting:
                 break
             left -= self._open(min(fitting, key=self._rank), replace(demand, count=left))
@@ -487,35 +501,38 @@ class _Buying:
     def _open(self, offer: Offer, demand: Demand) -> int:
         name = offer.pool.name
         self.opened[name] = self.opened.get(name, 0) + 1
-        fresh = _new_bin(
-            offer.pool,
-            offer.shape,
-            name=f"{name} +{self.opened[name]:06d}",
-            is_new=True,
-        )
+        fresh = _new_bin(offer.pool, offer.shape, name=f"{name} +{self.opened[name]:06d}", is_new=True)
         count = fresh.holds(demand)
         fresh.put(demand, count)
         self._room.add(fresh)
         return count
 
+    def _is_left(self, offer: Offer) -> bool:
+        return self.opened.get(offer.pool.name, 0) < offer.room
+
     def _rank(self, offer: Offer) -> tuple[Decimal, int, str]:
         name = offer.pool.name
         return _price_per_gpu(offer.pool), offer.size + self.opened.get(name, 0), name
 
-    def _may_open(self, offer: Offer, demand: Demand) -> bool:
-        pool = offer.pool
-        if not _may_buy(demand, pool):
-            return False
-        if (demand.template, demand.owner) in self._room.unplaceable.get(pool.name, ()):
-            return False
-        fresh = _new_bin(pool, offer.shape, name="", is_new=True)
-        return fresh.holds(demand) > 0 and self._is_accepted(offer, demand)
+    def _fitting_offers(self, demand: Demand) -> Sequence[Offer]:
+        key = (
+            signature_of(demand.constraints),
+            demand.pools,
+            demand.tier,
+            tuple(sorted(demand.requests.items())),
+        )
+        if key not in self._fitting:
+            self._fitting[key] = [
+                offer for offer in self._offers if _may_buy(demand, offer.pool) and _fits(demand, offer)
+            ]
+        refused, pair = self._room.unplaceable, (demand.template, demand.owner)
+        return [offer for offer in self._fitting[key] if pair not in refused.get(offer.pool.name, ())]
 
-    def _is_accepted(self, offer: Offer, demand: Demand) -> bool:
-        key = offer.pool.name, signature_of(demand.constraints)
-        if key not in self._accepts:
-            self._accepts[key] = demand.constraints.accepts(offer.shape.labels, offer.shape.taints)
-        return self._accepts[key]
+
+def _fits(demand: Demand, offer: Offer) -> bool:
+    shape = offer.shape
+    fresh = _new_bin(offer.pool, shape, name="", is_new=True)
+    return fresh.holds(demand) > 0 and demand.constraints.accepts(shape.labels, shape.taints)
 
 
 def _may_buy(demand: Demand, pool: NodePool) -> bool:
