@@ -289,6 +289,15 @@ def test_a_new_node_is_thought_to_have_what_all_of_its_pool_have_alike(
     assert packed(demand, nodes=nodes, pods=pods, pools=(make_pool(),)).new_nodes == bought
 
 
+def test_the_name_of_the_only_node_of_a_pool_is_none_of_the_next() -> None:
+    only = node(labels={"pool": "h100", "kubernetes.io/hostname": "node-1"})
+    pinned = make_demand(9, constraints=Constraints(node_selector={"kubernetes.io/hostname": "node-1"}))
+
+    found = packed(pinned, nodes=(only,), pools=(make_pool(),))
+
+    assert (found.new_nodes, found.unplaced) == ({}, {("llm", Tier.BASELINE): 1})
+
+
 def test_a_demand_uses_only_the_pools_it_is_allowed() -> None:
     pools = (make_pool("a"), make_pool("b"))
 
