@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import assert_never
 
-from spillway.adapters.cloud.base import Provider
+from spillway.adapters.cloud.base import Provider, ProviderUnavailable
 from spillway.adapters.kube import cordon, evictions, twin, write
 from spillway.adapters.kube.client import KubeClient
 from spillway.core.model import (
@@ -125,10 +125,7 @@ class Executor:
                 assert_never(act)
 
     async def _on_pool(self, act: GrowPool | CancelUnfulfilled) -> Landing:
-        found = self.provider_of(act.pool)
-        if found is None:
-            return Done()
-        provider, name = found
+        provider, name = self._provider(act.pool)
         if isinstance(act, GrowPool):
             await provider.grow(name, to=act.to, before=act.before, token=self.token())
         else:
@@ -159,10 +156,15 @@ class Executor:
 
     def _removal(self, act: DrainNode) -> Callable[[], Awaitable[None]]:
         async def remove() -> None:
-            found = self.provider_of(act.pool)
-            if found is not None:
-                provider, name = found
-                # The token is the drain's own: however often it is resumed, one machine goes by it.
-                await provider.remove(name, instance=act.instance, node=act.node, token=act.id)
+            provider, name = self._provider(act.pool)
+            # The token is the drain's own: however often it is resumed, one machine goes by it.
+            await provider.remove(name, instance=act.instance, node=act.node, token=act.id)
 
         return remove
+
+    def _provider(self, pool: str) -> tuple[Provider, str]:
+        """Raises ProviderUnavailable where the pool, or what its provider needs, has gone since the act was decided."""
+        found = self.provider_of(pool)
+        if found is None:
+            raise ProviderUnavailable(pool, "there is nobody to ask about it any more", sent=False)
+        return found

@@ -25,6 +25,7 @@ from spillway.core.model import Act, Deployment, Node, ObjectKey, Operation, Ope
 log = logging.getLogger(__name__)
 
 WRITE_SECONDS = 5.0
+BACK_OFF_MOST_SECONDS = 30.0
 
 
 class HoldsLease(Protocol):
@@ -56,6 +57,7 @@ class _Running:
     since: float
     landing: Landing | None = None
     ended_at: float = 0.0
+    retry_after: float = 0.0
     task: asyncio.Task[None] | None = None
 
 
@@ -79,10 +81,12 @@ class Operations:
         self._wake = wake
         self._ask_pool = ask_pool
         self._running: dict[str, _Running] = {}
+        self._failures: dict[str, int] = {}
+        self._not_before: dict[str, float] = {}
 
     def start(self, act: Act) -> None:
-        """Begin an act unless its subject has one under way or the Lease may end before the write does."""
-        if act.subject in self._running:
+        """Begin an act unless its subject has one under way or is backing off, or the Lease may end before the write does."""
+        if act.subject in self._running or self._steady() < self._not_before.get(act.subject, 0.0):
             return
         if not self._may_write():
             log.warning("not acting on %s: the Lease is not ours for long enough", act.subject)
@@ -107,6 +111,7 @@ class Operations:
             running.operation = Operation(
                 act=act, state=OperationState.FAILED, error=str(exc), blocked=blocked
             )
+            running.retry_after = getattr(exc, "retry_after", None) or 0.0
             log.warning("%s on %s failed: %s", type(act).__name__, act.subject, exc)
             if act.subject.startswith("pool "):
                 self._ask_pool(act.subject.removeprefix("pool "))
@@ -126,8 +131,19 @@ class Operations:
             running.operation = self._advance(running, seen)
             if not running.operation.is_under_way:
                 del self._running[subject]
+                self._back_off(subject, running)
             answer.append(running.operation)
         return tuple(answer)
+
+    def _back_off(self, subject: str, running: _Running) -> None:
+        """Let the first failure be tried again at once, since it is mostly a conflict; wait longer after each further one."""
+        if running.operation.state is OperationState.LANDED:
+            self._failures.pop(subject, None)
+            self._not_before.pop(subject, None)
+            return
+        failures = self._failures[subject] = self._failures.get(subject, 0) + 1
+        wait = min(BACK_OFF_MOST_SECONDS, 2.0 ** (failures - 2)) if failures > 1 else 0.0
+        self._not_before[subject] = self._steady() + max(wait, running.retry_after)
 
     def _advance(self, running: _Running, seen: Seen) -> Operation:
         operation, landing = running.operation, running.landing
@@ -152,6 +168,8 @@ class Operations:
             for task in late:
                 task.cancel()
         self._running.clear()
+        self._failures.clear()
+        self._not_before.clear()
 
 
 def _state(landing: Landing, seen: Seen, *, ended_at: float) -> OperationState:  # noqa: PLR0911  # one a kind

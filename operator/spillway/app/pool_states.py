@@ -17,6 +17,8 @@ UNHEARD: Final = timedelta(
     days=1
 )  # how old the state of a provider that never answered is: beyond every limit
 
+_Source = tuple[str, ProviderType, str]  # which pool, who is asked, and by what name
+
 
 class PoolCollector:
     """Keeps the last state of every pool with a provider. A failure of one touches no other.
@@ -40,16 +42,19 @@ class PoolCollector:
         self._now = now
         self._steady = steady
         self._wake = wake
-        self._states: dict[str, PoolState] = {}
+        self._states: dict[_Source, PoolState] = {}
         self._heard: dict[str, float] = {}
         self._asked: set[str] = set()
         self._asking: dict[str, asyncio.Task[None]] = {}
         self._hurry = asyncio.Event()
 
     def latest(self) -> Mapping[str, PoolState]:
-        """Return what is known by pool name; a pool that was never heard is absent, or has an error and no age."""
-        names = {pool.name for pool, _ in self._pools()}
-        return {name: state for name, state in self._states.items() if name in names}
+        """Return what is known by pool name; a pool that was never heard is absent, or has an error and an age beyond every limit.
+
+        What was said of a pool before it was made anew, or named another one at its provider, is not of this one.
+        """
+        sources = {pool.name: _source(pool, name) for pool, name in self._pools()}
+        return {name: self._states[found] for name, found in sources.items() if found in self._states}
 
     def heard(self, pool: str) -> float:
         """Return when the last answer that is held was asked for, on the steady clock; minus infinity for none."""
@@ -77,49 +82,69 @@ class PoolCollector:
             everyone = self._steady() >= due
             if everyone:
                 due = self._steady() + self._interval.total_seconds()
+                self._forget_gone()
             for pool, name in self._pools():
                 if everyone or pool.name in wanted:
-                    self._begin(pool, name)
+                    self._begin(pool, name, again=pool.name in wanted)
             try:
                 await asyncio.wait_for(self._hurry.wait(), timeout=max(0.0, due - self._steady()))
             except TimeoutError:
                 continue
 
-    def _begin(self, pool: NodePool, name: str) -> None:
+    def _forget_gone(self) -> None:
+        current = {_source(pool, name) for pool, name in self._pools()}
+        for gone in self._states.keys() - current:
+            del self._states[gone]
+
+    def _begin(self, pool: NodePool, name: str, *, again: bool) -> None:
+        """Ask, unless an answer is on its way; that may be of before a change, so then *again* asks once more after it."""
+        if pool.provider is ProviderType.EXTERNAL:
+            return
         running = self._asking.get(pool.name)
         if running is not None and not running.done():
-            # The answer on its way may be of before the change.
-            self._asked.add(pool.name)
-            running.add_done_callback(lambda _: self._hurry.set())
-            return
-        if pool.provider is ProviderType.EXTERNAL:
+            if again:
+                self._asked.add(pool.name)
+                running.add_done_callback(lambda _: self._hurry.set())
             return
         self._asking[pool.name] = asyncio.create_task(self._ask(pool, name), name=f"ask pool {pool.name}")
 
     async def _ask(self, pool: NodePool, name: str) -> None:
         provider = self._providers.get(pool.provider)
         if provider is None:
-            self._failed(pool.name, "the setting kwok.url is not set, so nobody can be asked")
+            self._failed(pool, name, "the setting kwok.url is not set, so nobody can be asked")
             return
         started = self._steady()
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 state = await provider.describe(name)
         except (CloudError, TimeoutError) as exc:
-            self._failed(pool.name, str(exc) or f"no answer within {ANSWER_SECONDS:g} s")
-            return
-        known = self._states.get(pool.name)
-        self._states[pool.name], self._heard[pool.name] = state, started
+            self._failed(pool, name, str(exc) or f"no answer within {ANSWER_SECONDS:g} s")
+        except Exception as exc:
+            # A defect that shows with one pool must not leave it looking well, nor touch another.
+            log.exception("asking about pool %s failed by a defect", pool.name)
+            self._failed(pool, name, f"{type(exc).__name__}: {exc}")
+        else:
+            self._answered(pool, name, state, started=started)
+
+    def _answered(self, pool: NodePool, name: str, state: PoolState, *, started: float) -> None:
+        source = _source(pool, name)
+        known = self._states.get(source)
+        self._states[source], self._heard[pool.name] = state, started
         if known is None or known.error or _told(known) != _told(state):
             self._wake("pool state")
 
-    def _failed(self, pool: str, why: str) -> None:
+    def _failed(self, pool: NodePool, name: str, why: str) -> None:
         """Keep what was said before: its age grows until it counts no more."""
-        known = self._states.get(pool) or PoolState(at=self._now() - UNHEARD, desired=0)
+        source = _source(pool, name)
+        known = self._states.get(source) or PoolState(at=self._now() - UNHEARD, desired=0)
         if known.error != why:
-            log.warning("the provider of pool %s cannot be asked: %s", pool, why)
-            self._states[pool] = replace(known, error=why)
+            log.warning("the provider of pool %s cannot be asked: %s", pool.name, why)
+            self._states[source] = replace(known, error=why)
             self._wake("pool state")
+
+
+def _source(pool: NodePool, name: str) -> _Source:
+    return pool.uid, pool.provider, name
 
 
 def _told(state: PoolState) -> object:

@@ -119,7 +119,7 @@ def workload_status(
 def _dropped(decision: Decision) -> frozenset[ConditionType]:
     """Return the conditions that were told of a burst which is no more."""
     view = decision.placement
-    return frozenset() if view is None or _concerns(view) else TIER_CONDITIONS
+    return frozenset() if view is not None and _concerns(view) else TIER_CONDITIONS
 
 
 def invalid_status(invalid: Invalid, *, stored: Stored, now: datetime) -> StatusUpdate:

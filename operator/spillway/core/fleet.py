@@ -12,6 +12,7 @@ from spillway.core.interruption import Notice, NoticeKind, read_notice
 from spillway.core.memory import NodeMemory
 from spillway.core.model import CordonCause, Node, NodePool, Pod, PodPhase, Snapshot
 
+HOSTNAME: Final = "kubernetes.io/hostname"
 STUCK: Final = timedelta(seconds=60)  # terminating for so long beyond its grace, a pod counts no more
 BOOTS_WITHIN: Final = timedelta(seconds=600)  # 3 to 8 minutes, says node-and-spot 2.2
 _STAYS_TO_THE_END: Final = frozenset({"DaemonSet", "Node"})  # a Node owns its mirror pods
@@ -38,7 +39,7 @@ class Fleet:
     notices: Mapping[str, Notice]
     pods_on: Mapping[str, tuple[Pod, ...]]
     memory: Mapping[str, NodeMemory]
-    samples: Mapping[str, Node] = field(default_factory=dict)
+    pool_labels: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     by_pool: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def names_in(self, pool: str) -> tuple[str, ...]:
@@ -54,9 +55,8 @@ class Fleet:
         return node is not None and self.standing.get(node) is Standing.DOOMED
 
     def labels_of(self, pool: NodePool) -> Mapping[str, str]:
-        """Return the labels that a node of *pool* has: those of a living one, or at least its selector."""
-        sample = self.samples.get(pool.name)
-        return {**sample.labels, **pool.selector} if sample is not None else pool.selector
+        """Return the labels that a node of *pool* will have: those that all of its nodes share, or at least its selector."""
+        return self.pool_labels.get(pool.name, pool.selector)
 
 
 def survey(snapshot: Snapshot, memory: Mapping[str, NodeMemory], now: datetime) -> Fleet:
@@ -69,7 +69,7 @@ def survey(snapshot: Snapshot, memory: Mapping[str, NodeMemory], now: datetime) 
     standing: dict[str, Standing] = {}
     notices: dict[str, Notice] = {}
     kept: dict[str, NodeMemory] = {}
-    samples: dict[str, Node] = {}
+    pool_labels: dict[str, Mapping[str, str]] = {}
     by_pool: dict[str, list[str]] = defaultdict(list)
     for node in snapshot.nodes:
         pool = claims.pool_of.get(node.name)
@@ -81,7 +81,7 @@ def survey(snapshot: Snapshot, memory: Mapping[str, NodeMemory], now: datetime) 
         kept[node.uid] = _remember(memory.get(node.uid), node, stand, pods_on.get(node.name, ()), now=now)
         if pool is not None:
             by_pool[pool.name].append(node.name)
-            samples.setdefault(pool.name, node)
+            pool_labels[pool.name] = _shared(pool_labels.get(pool.name), node.labels)
     return Fleet(
         claims=claims,
         nodes={node.name: node for node in snapshot.nodes},
@@ -89,9 +89,16 @@ def survey(snapshot: Snapshot, memory: Mapping[str, NodeMemory], now: datetime) 
         notices=notices,
         pods_on=pods_on,
         memory=kept,
-        samples=samples,
+        pool_labels=pool_labels,
         by_pool={name: tuple(found) for name, found in by_pool.items()},
     )
+
+
+def _shared(known: Mapping[str, str] | None, labels: Mapping[str, str]) -> Mapping[str, str]:
+    """Return what is alike in both; a name or a zone of one node says nothing of the next."""
+    if known is None:
+        return {key: value for key, value in labels.items() if key != HOSTNAME}
+    return {key: value for key, value in known.items() if labels.get(key) == value}
 
 
 def _pods_by_node(pods: Iterable[Pod]) -> Mapping[str, tuple[Pod, ...]]:

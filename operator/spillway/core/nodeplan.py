@@ -36,7 +36,16 @@ def survey_capacity(snapshot: Snapshot, memory: Memory, *, now: datetime) -> Cap
         outlooks=outlooks,
         coming=sizing.places_coming(snapshot, fleet, outlooks),
         twins=twins_by_source(snapshot.deployments.values()),
+        refusing=_refusing(outlooks),
     )
+
+
+def _refusing(outlooks: Mapping[str, sizing.PoolOutlook]) -> Mapping[tuple[str, str], tuple[str, ...]]:
+    by_kin: dict[tuple[str, str], tuple[str, ...]] = {}
+    for name, found in outlooks.items():
+        for kin in found.memory.unplaceable:
+            by_kin[kin] = (*by_kin.get(kin, ()), name)
+    return by_kin
 
 
 def _with_stored(memories: Mapping[str, PoolMemory], snapshot: Snapshot) -> Mapping[str, PoolMemory]:

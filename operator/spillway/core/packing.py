@@ -17,7 +17,6 @@ from spillway.core.model import InstanceState, Node, NodePool, Pod, PoolState
 from spillway.core.scheduling import Constraints, Taint
 
 _UNKNOWN_PRICE: Final = Decimal("Infinity")
-_HOSTNAME: Final = "kubernetes.io/hostname"
 _PASSING: Final = "node.kubernetes.io/"  # taints of a node's own state, which go when it is Ready
 
 
@@ -310,21 +309,9 @@ def shape_of(pool: NodePool, fleet: Fleet, learned: Mapping[str, int]) -> Shape:
     overhead = _daemon_overhead(pool, fleet)
     return Shape(
         free={name: amount - overhead.get(name, 0) for name, amount in allocatable.items()},
-        labels=_common_labels(pool, fleet),
+        labels=fleet.labels_of(pool),
         taints=pool.taints,
     )
-
-
-def _common_labels(pool: NodePool, fleet: Fleet) -> Mapping[str, str]:
-    """Return the labels that all nodes of *pool* have alike, so a new one will too; in which zone it comes is not known before."""
-    alike: dict[str, str] | None = None
-    for name in fleet.names_in(pool.name):
-        labels = fleet.nodes[name].labels
-        if alike is None:
-            alike = {key: value for key, value in labels.items() if key != _HOSTNAME}
-        else:
-            alike = {key: value for key, value in alike.items() if labels.get(key) == value}
-    return {**(alike or {}), **pool.selector}
 
 
 def _daemon_overhead(pool: NodePool, fleet: Fleet) -> Mapping[str, int]:

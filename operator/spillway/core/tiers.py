@@ -4,7 +4,7 @@ The bridge between a workload's own decision, which knows one count, and nodes, 
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from spillway.core.burst import BurstPods, Stand, burst_constraints, eligible_pools, model_allowed, sort_burst
@@ -34,12 +34,17 @@ NO_PODS = BurstPods()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capacity:
-    """What every workload is laid out on, once a pass: nodes, pools, twins, and which pods without a node have a place coming."""
+    """What every workload is laid out on, once a pass.
+
+    `coming` holds the pods without a node that have a place coming, `twins` each twin by the uid of its source, `refusing` the
+    pools beside whose room the scheduler left pods waiting, by template and Deployment.
+    """
 
     fleet: Fleet
     outlooks: Mapping[str, PoolOutlook]
     coming: frozenset[str]
     twins: Mapping[str, Deployment]
+    refusing: Mapping[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
 
     def good(self, pods: Iterable[Pod]) -> int:
         """Return how many of *pods* are Ready on nodes that stay."""
@@ -73,8 +78,14 @@ class Tiers:
 
     @property
     def can_burst(self) -> bool:
-        """Whether replicas may be on spot."""
-        return self.obstacle is None
+        """Whether replicas may be on spot.
+
+        Pools that cannot be seen any more, deleted or without the right to read them, are no reason to move what runs there.
+        """
+        if self.obstacle is None:
+            return True
+        is_there = self.twin is not None and self.twin.replicas > 0
+        return is_there and self.obstacle.reason is BurstReason.NO_SPOT_POOL
 
     @property
     def count(self) -> int:
@@ -110,11 +121,7 @@ def observe_tiers(
         good_source=capacity.good(source_pods),
         supply=tuple(own),
         models_forbidden=_models_forbidden(workload, source, snapshot.pools, fleet),
-        refusing_pools=tuple(
-            name
-            for name, found in capacity.outlooks.items()
-            if (source.template, source.uid) in found.memory.unplaceable
-        ),
+        refusing_pools=capacity.refusing.get((source.template, source.uid), ()),
     )
     if twin is None and obstacle is not None:
         return tiers
@@ -123,7 +130,7 @@ def observe_tiers(
         stored=snapshot.stored_splits.get(workload.uid),
         source=source,
         twin=twin,
-        baseline=workload.capacity.baseline if obstacle is None else source.replicas,
+        baseline=workload.capacity.baseline if tiers.can_burst else source.replicas,
         operations=operations,
         now=now,
     )
@@ -192,8 +199,7 @@ def _obstacle(
 ) -> Finding[BurstReason] | None:
     """Why nothing may be on spot, the first that holds; None where replicas may."""
     if workload.capacity.burst is Burst.NEVER:
-        message = "capacity.burst is Never: every replica runs where the Deployment's own template puts it"
-        return Finding(reason=BurstReason.BURST_NEVER, message=message)
+        return _NEVER
     if not workload.guardrails.spot_allowed:
         message = (
             "A GpuPolicy's guardrail says spot: Forbidden, so nothing bursts. Ask whoever owns the policy"
@@ -210,6 +216,12 @@ def _obstacle(
         message = f"A Deployment {name.name} that is not Spillway's is in the way. Rename or delete it"
         return Finding(reason=BurstReason.TWIN_NAME_TAKEN, message=message)
     return None
+
+
+_NEVER = Finding(
+    reason=BurstReason.BURST_NEVER,
+    message="capacity.burst is Never: every replica runs where the Deployment's own template puts it",
+)
 
 
 def _no_pool(workload: Workload, source: Deployment) -> str:
@@ -311,16 +323,18 @@ def _housed(pods: Iterable[Pod], fleet: Fleet) -> int:
 
 def capacity_view(
     tiers: Tiers, layout: Layout | None, *, fleet: Fleet, may_write: bool = True
-) -> CapacityView:
+) -> CapacityView | None:
     """Return what the capacity settings came to: how the count is laid out, and the finding behind each condition.
 
-    `may_write` is False where nothing is written for the workload at all.
+    None for a workload that never bursts and has no twin of before. `may_write` is False where nothing is written for it at all.
     """
+    if layout is None and tiers.obstacle is _NEVER:
+        return None
     isolation, is_isolated = _isolation(tiers, fleet)
     burst, bursts = _burst_finding(tiers, layout, may_write=may_write)
     idle = Finding(reason=FallbackReason.NOT_NEEDED, message="Nothing is wanted on spot")
     return CapacityView(
-        split=layout.view if layout is not None else None,
+        split=replace(layout.view, pools=tuple(pool.name for pool in tiers.pools)) if layout else None,
         burst=burst,
         fallback=layout.fallback if layout is not None else idle,
         isolation=isolation,

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from tests.builders import make_deployment
 
+from spillway.adapters.cloud.base import Throttled
 from spillway.adapters.kube.errors import PreconditionFailed, TimedOut
 from spillway.adapters.kube.resources import Call
 from spillway.app.acts import DeploymentAt, Landing, MayWrite
@@ -158,3 +159,33 @@ async def test_stopping_calls_off_a_write_that_hangs(desk: Desk) -> None:
     await desk.operations.stop(seconds=0.01)
 
     assert desk.states() == []
+
+
+async def test_a_failure_is_tried_again_at_once_and_the_next_one_later(desk: Desk) -> None:
+    for _ in range(2):
+        desk.answer = asyncio.get_running_loop().create_future()
+        desk.operations.start(GROW)
+        await asyncio.sleep(0)
+        await desk.end(error=PreconditionFailed(CALL, "it stands at 5"))
+        desk.states()
+
+    desk.operations.start(GROW)
+    tried_at_once = len(desk.written)
+    desk.now += 1.1
+    desk.answer = asyncio.get_running_loop().create_future()
+    desk.operations.start(GROW)
+    await asyncio.sleep(0)
+
+    assert (tried_at_once, len(desk.written)) == (2, 3)
+
+
+async def test_a_provider_that_throttles_is_left_alone_for_as_long_as_it_says(desk: Desk) -> None:
+    desk.operations.start(GROW)
+    await asyncio.sleep(0)
+    await desk.end(error=Throttled("spot-a", "slow down", retry_after=7))
+    desk.states()
+
+    desk.now += 6.9
+    desk.operations.start(GROW)
+
+    assert len(desk.written) == 1
