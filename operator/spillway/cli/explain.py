@@ -78,6 +78,7 @@ def render(document: Document, *, now: datetime) -> Iterator[str]:
     for name in ("inactive", "conflict", "capacity"):
         if document[name] is not None:
             yield f"  {name:<9} {document[name]['reason']}: {document[name]['message']}"
+    yield from _placement(document["placement"])
     yield from _labelled("cost", _cost(document["cost"]), none="no target of its own, so none")
     if document["breaker"]["open"]:
         lost, active = document["breaker"]["lost"], document["breaker"]["active"]
@@ -86,6 +87,28 @@ def render(document: Document, *, now: datetime) -> Iterator[str]:
     yield from (
         f"    {item['path']:<36} {item['value']!s:>8}   {item['from']}" for item in document["settings"]
     )
+
+
+def _placement(placement: Document | None) -> Iterator[str]:
+    """Yield how the count is laid out on demand and on spot, and why; nothing for a workload that never bursts."""
+    if placement is None:
+        return
+    tiers = placement["tiers"]
+    if tiers is not None:
+        yield from _labelled("tiers", _tiers(tiers), none="")
+    for label, name in (("burst", "burst"), ("fallback", "fallback"), ("baseline", "baselineIsolated")):
+        yield f"  {label:<9} {placement[name]['reason']}: {placement[name]['message']}"
+
+
+def _tiers(tiers: Document) -> Iterator[str]:
+    stands_in = f", {tiers['fallback']} of them for spot" if tiers["fallback"] else ""
+    yield f"{tiers['onDemand']} on demand{stands_in}: {tiers['readyOnDemand']} ready"
+    others = "".join(f", {tiers[state]} {state}" for state in _NOT_READY if tiers[state])
+    twin = f" in {tiers['twin']}" if tiers["twin"] else ""
+    yield f"{tiers['burst']} on spot{twin}: {tiers['readyBurst']} ready{others}"
+
+
+_NOT_READY = ("booting", "refused", "doomed", "broken")
 
 
 def render_stored(found: Document) -> Iterator[str]:
