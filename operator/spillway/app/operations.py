@@ -20,7 +20,17 @@ from spillway.app.acts import (
     NodeGone,
     PoolHeard,
 )
-from spillway.core.model import Act, Deployment, Node, ObjectKey, Operation, OperationState
+from spillway.core.model import (
+    Act,
+    CancelUnfulfilled,
+    Deployment,
+    DrainNode,
+    GrowPool,
+    Node,
+    ObjectKey,
+    Operation,
+    OperationState,
+)
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +64,6 @@ class Seen:
 @dataclass(slots=True)
 class _Running:
     operation: Operation
-    since: float
     landing: Landing | None = None
     ended_at: float = 0.0
     retry_after: float = 0.0
@@ -91,7 +100,7 @@ class Operations:
         if not self._may_write():
             log.warning("not acting on %s: the Lease is not ours for long enough", act.subject)
             return
-        running = _Running(operation=Operation(act=act, state=OperationState.RUNNING), since=self._steady())
+        running = _Running(operation=Operation(act=act, state=OperationState.RUNNING))
         self._running[act.subject] = running
         running.task = asyncio.create_task(self._run(act, running), name=f"act on {act.subject}")
 
@@ -113,8 +122,8 @@ class Operations:
             )
             running.retry_after = getattr(exc, "retry_after", None) or 0.0
             log.warning("%s on %s failed: %s", type(act).__name__, act.subject, exc)
-            if act.subject.startswith("pool "):
-                self._ask_pool(act.subject.removeprefix("pool "))
+            if isinstance(act, GrowPool | CancelUnfulfilled | DrainNode):
+                self._ask_pool(act.pool)  # what failed may have happened
         except Exception as exc:
             # A defect in one chain must not leave its subject under way for ever.
             log.exception("%s on %s failed by a defect", type(act).__name__, act.subject)
@@ -154,7 +163,7 @@ class Operations:
             return Operation(act=operation.act, state=state)
         if state is OperationState.FAILED:
             return Operation(act=operation.act, state=state, error="the object is gone")
-        if self._steady() - running.since > self._give_up_seconds:
+        if self._steady() - running.ended_at > self._give_up_seconds:
             return Operation(
                 act=operation.act, state=OperationState.FAILED, error="the cache never showed the write"
             )
