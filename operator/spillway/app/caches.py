@@ -94,7 +94,7 @@ class Caches:
 
     @property
     def for_costs(self) -> tuple[Reflector[Any], ...]:
-        """The reflectors that only tell what it costs: an account that may not read them must still scale."""
+        """The reflectors that tell of pools and what they cost: an account that may not read them must still scale."""
         return (self.pools, self.nodes)
 
     @property
@@ -115,6 +115,16 @@ class Caches:
     def knows_nodes(self) -> bool:
         """Whether the nodes were listed, so that anything can be said about what they cost."""
         return self.nodes.synced
+
+    def pools_blinded_by(self, limit: timedelta) -> str:
+        """Why no pool may be sized now: its nodes were not seen for longer than *limit*; empty while they are."""
+        age = self.nodes.age(self._clock())
+        if age <= limit:
+            return ""
+        if not self.nodes.synced:
+            told = next((problem.message for problem in self.nodes.problems), "not listed yet")
+            return f"the nodes cannot be read: {told}"
+        return f"the nodes were not seen for longer than {limit.total_seconds():g} s"
 
     @property
     def problems(self) -> tuple[Problem, ...]:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -26,6 +26,7 @@ from spillway.core.model import (
     Mode,
     Operation,
     OperationState,
+    PoolState,
     SetReplicas,
     Snapshot,
 )
@@ -203,8 +204,16 @@ class Loop:
             collection=self.activity.serial,
             operations=operations,
             fleet_mode=self.fleet_mode(),
-            pool_states=self.pool_states.latest(),
+            pool_states=self._pool_states(),
         )
+
+    def _pool_states(self) -> Mapping[str, PoolState]:
+        """Return what the providers said. Where the nodes are not seen, nothing may be concluded from it."""
+        states = self.pool_states.latest()
+        blinded_by = self.caches.pools_blinded_by(self.timings.cache_max_age)
+        if not blinded_by:
+            return states
+        return {name: replace(state, error=blinded_by) for name, state in states.items()}
 
     def _note(self, operation: Operation) -> None:
         """Tell of an act that ended; every one is seen ended exactly once."""
@@ -212,6 +221,8 @@ class Loop:
             return
         act = operation.act
         self.metrics.count_act(type(act).__name__, operation.state.value)
+        if operation.state is OperationState.LANDED:
+            log.info("%s on %s is done", type(act).__name__, act.subject)
         self.reporter.note(operation, self._why.pop(act.subject, None))
         if operation.state is OperationState.LANDED and isinstance(act, SetReplicas):
             self.metrics.workloads.scaled(act.workload, up=act.is_growth)
@@ -268,7 +279,7 @@ class Loop:
         self.reporter.report(plan, view, bill, now=wall)
         self.metrics.workloads.observe(plan.decisions, view.converted, now=now)
         self.metrics.costs.observe(bill, view.converted, view.pools, now=now)
-        self.metrics.pools.observe(plan.pools, now=now)
+        self.metrics.pools.observe(plan.pools)
         self.metrics.breaker.set(plan.breaker.is_open)
         self.metrics.invalid.labels("GpuWorkload").set(len(view.invalid))
         self.metrics.invalid.labels("GpuPolicy").set(len(view.invalid_policies))
