@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -18,14 +18,14 @@ from spillway.api.conditions import ConditionType, ReadyReason
 from spillway.api.convert import Converted, ConvertedPool, Invalid
 from spillway.api.policies import rivals_by_policy
 from spillway.app import pools, status
-from spillway.app.act_events import event_of
+from spillway.app.act_events import ActEvent, event_of
 from spillway.app.caches import POLICIES, POOLS, WORKLOADS
 from spillway.app.operations import WRITE_SECONDS, HoldsLease
 from spillway.app.snapshots import View
 from spillway.app.status import StatusUpdate, Stored, Verdict
 from spillway.core.cost import Bill, PayerCost, PoolBill
 from spillway.core.model import ObjectKey, Operation, OperationState, SetReplicas
-from spillway.core.plan import Decision, InactiveReason, Plan, PoolDecision
+from spillway.core.plan import Decision, FallbackReason, InactiveReason, Plan, PoolDecision
 from spillway.core.prices import BadPrice
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,11 @@ TROUBLE = {
     ConditionType.BASELINE_ISOLATED: "False",
 }
 
-CHOSEN = frozenset({InactiveReason.OBSERVE, InactiveReason.PAUSED})  # somebody wants it so: no warning
+# Somebody wants it so, or it gets better: no warning.
+CALM = frozenset({InactiveReason.OBSERVE.value, InactiveReason.PAUSED.value, FallbackReason.RETURNING.value})
+
+# An act that goes on failing for one reason is told of this often at most.
+SAME_FAILURE = timedelta(minutes=5)
 
 # A start writes one status per workload. A quarter of the client's slots, so that writes of replicas never wait behind them.
 PARALLEL_REPORTS = 4
@@ -74,6 +78,7 @@ class Reporter:
         self._wall = wall
         self._told: dict[str, _Told] = {}
         self._said: dict[str, tuple[int, str]] = {}
+        self._failures: dict[str, tuple[ActEvent, datetime]] = {}
         self._bad_prices: frozenset[BadPrice] = frozenset()
         self._pool_uids: dict[str, str] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -98,7 +103,7 @@ class Reporter:
         if told is not None and operation.state is OperationState.LANDED and isinstance(act, SetReplicas):
             told.scaled = True
         event = event_of(operation, why=decision.message if decision is not None else "")
-        if event is None:
+        if event is None or self._was_told(operation, event):
             return
         if event.workload is not None and decision is not None:
             self._post(
@@ -114,10 +119,23 @@ class Reporter:
             key = ObjectKey("", event.pool)
             self._post(POOLS, key, uid, reason=event.reason, message=event.message, type=event.type)
 
+    def _was_told(self, operation: Operation, event: ActEvent) -> bool:
+        """Whether the same failure of an act on the same subject was told of lately."""
+        subject, now = operation.act.subject, self._wall()
+        if operation.state is not OperationState.FAILED:
+            self._failures.pop(subject, None)
+            return False
+        last = self._failures.get(subject)
+        if last is not None and last[0] == event and now - last[1] < SAME_FAILURE:
+            return True
+        self._failures[subject] = event, now
+        return False
+
     def forget(self) -> None:
         """Forget what was stored: another operator may have written since."""
         self._told.clear()
         self._said.clear()
+        self._failures.clear()
 
     async def stop(self, *, seconds: float = WRITE_SECONDS) -> None:
         """Let writes that are under way end, at most for *seconds*."""
@@ -175,10 +193,12 @@ class Reporter:
         if not is_stored:
             told.scaled |= scaled
             return
-        told.stored = update.status
+        before, told.stored = told.stored, update.status
         for verdict in update.turned:
             if _is_trouble(resource, verdict):
                 self._post_verdict(resource, key, uid, verdict)
+            elif _ends_fallback(verdict, before):
+                self._post(resource, key, uid, reason="FallbackEnded", message=verdict.message)
 
     async def _write_in_turn(
         self, resource: Resource, key: ObjectKey, uid: str, told: _Told, update: StatusUpdate
@@ -197,7 +217,7 @@ class Reporter:
         return True
 
     def _post_verdict(self, resource: Resource, key: ObjectKey, uid: str, verdict: Verdict) -> None:
-        kind = EventType.NORMAL if verdict.reason in CHOSEN else EventType.WARNING
+        kind = EventType.NORMAL if verdict.reason.value in CALM else EventType.WARNING
         self._post(resource, key, uid, reason=verdict.reason.value, message=verdict.message, type=kind)
 
     def _post(
@@ -290,6 +310,17 @@ def _is_trouble(resource: Resource, verdict: Verdict) -> bool:
         resource is POOLS and verdict.type is ConditionType.READY and verdict.status == status.FALSE
     )
     return is_pools_own and verdict.reason is not ReadyReason.CONFLICT
+
+
+def _ends_fallback(verdict: Verdict, before: Stored) -> bool:
+    """Whether spot carries again what stood in for it: the good end of a trouble that was told of."""
+    if verdict.type is not ConditionType.FALLBACK_ACTIVE or verdict.status != status.FALSE:
+        return False
+    return any(
+        found.get("type") == verdict.type.value and found.get("status") == status.TRUE
+        for found in before.get("conditions") or ()
+        if isinstance(found, Mapping)
+    )
 
 
 def _workload_status(
