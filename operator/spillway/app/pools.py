@@ -33,7 +33,7 @@ def pool_status(
     pool = converted.pool
     conflict = _conflict(bill.rivals)
     conditions, turned = merge_conditions(
-        (_ready(pool, bill, conflict), *((_capacity(plan),) if plan is not None else ()), conflict),
+        (_ready(pool, bill, conflict), *((_capacity(plan, stored),) if plan is not None else ()), conflict),
         stored=stored,
         generation=converted.generation,
         now=now,
@@ -91,14 +91,24 @@ def _whole_seconds(moment: datetime | None) -> datetime | None:
     return moment.replace(microsecond=0) if moment is not None else None
 
 
-def _capacity(plan: PoolDecision) -> Verdict:
+def _capacity(plan: PoolDecision, stored: Stored) -> Verdict:
+    kind, message = ConditionType.CAPACITY_AVAILABLE, plan.message
     if plan.reason in _NOT_OURS:
         status = UNKNOWN
     else:
         status = FALSE if plan.closed is not None and plan.reason.value == plan.closed.reason.value else TRUE
-    return Verdict(
-        type=ConditionType.CAPACITY_AVAILABLE, status=status, reason=plan.reason, message=plan.message
-    )
+    if plan.reason is PoolReason.PROVIDER_UNAVAILABLE:
+        # How long it has been silent grows with every pass; the first sentence stands until it speaks.
+        message = _stored_message(stored, kind, plan.reason) or message
+    return Verdict(type=kind, status=status, reason=plan.reason, message=message)
+
+
+def _stored_message(stored: Stored, kind: ConditionType, reason: PoolReason) -> str:
+    conditions = stored.get("conditions")
+    for found in conditions if isinstance(conditions, list) else []:
+        if (found.get("type"), found.get("reason")) == (kind.value, reason.value):
+            return str(found.get("message") or "")
+    return ""
 
 
 # Whether more nodes could be had is somebody else's business.
