@@ -10,6 +10,7 @@ from spillway.core.model import Deployment, ObjectKey, Pod, PodPhase, ReplicaSet
 from spillway.core.observe import EPSILON, N_MINUS_ONE_SHARE, replicas_for
 from spillway.core.replicas import pods_by_deployment
 from spillway.core.signal import DOWN_COVERAGE
+from spillway.core.twin import twins_by_source
 
 GOING = frozenset({PodPhase.TERMINATING, PodPhase.UNKNOWN, PodPhase.BROKEN})  # may have served a moment ago
 
@@ -25,17 +26,22 @@ def replay(snapshot: Snapshot, history: History, now: datetime) -> Memory:
     by_owner = _by_replica_set_name(history)
     pods = pods_by_deployment(snapshot)
     names = _replica_set_names(snapshot.replica_sets)
+    twins = twins_by_source(snapshot.deployments.values())
     memories = {}
     for workload in snapshot.workloads:
         deployment = snapshot.deployments.get(workload.target_key)
         if deployment is None:
             continue
+        twin = twins.get(deployment.uid)
+        # What runs on spot is load of the same workload.
+        uids = (deployment.uid, twin.uid) if twin is not None else (deployment.uid,)
         recorded = [
             (name, points)
-            for owner in names.get(deployment.uid, ())
+            for uid in uids
+            for owner in names.get(uid, ())
             for name, points in by_owner.get(owner, ())
         ]
-        alive = {pod.key.name: pod for pod, _ in pods.get(deployment.uid, ())}
+        alive = {pod.key.name: pod for uid in uids for pod, _ in pods.get(uid, ())}
         memories[workload.uid] = _replay_one(
             workload, deployment, recorded, alive, max_gap=snapshot.stale_after, now=now
         )

@@ -3,11 +3,14 @@
 import pytest
 from tests.builders import (
     NOW,
+    make_capacity,
     make_deployment,
     make_memory,
     make_pod,
     make_pods,
+    make_replica_set,
     make_snapshot,
+    make_twin,
     make_workload,
     plan_of,
     seconds,
@@ -64,6 +67,21 @@ def test_a_full_history_allows_going_down_after_the_takeover_minute() -> None:
     plan = plan_of(snapshot, memory, now=NOW + seconds(61))
 
     assert [act.to for act in plan.acts] == [3]
+
+
+def test_what_ran_on_spot_is_load_of_the_same_workload() -> None:
+    own, spot = make_pods(2), make_pods(6, of="llm-burst")
+    snapshot = make_snapshot(
+        make_workload(capacity=make_capacity(2)),
+        (make_deployment(replicas=2), make_twin(replicas=6)),
+        pods=(*own, *spot),
+        replica_sets=(make_replica_set(), make_replica_set("llm-burst")),
+    )
+
+    window = replay(snapshot, recorded((*own, *spot), 0.7), NOW).workloads["workload-llm"].window
+
+    # 8 replicas at 70 %: ceil(8 * .7 / .72) = 8
+    assert max(floor for _, floor in window.floors) == 8
 
 
 def test_a_history_that_ended_before_the_gap_limit_starts_anew() -> None:
