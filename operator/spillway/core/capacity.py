@@ -422,7 +422,8 @@ def plan_pools(
     """Size every pool for *demands* and for foreign pods that fit nowhere else. Growth only; `core.drain` lets nodes go.
 
     A size is always a whole one, counted from what the provider was last asked for, whoever asked. A node that is lost is no
-    supply, so its replacement is asked for at once; what is asked for and not granted is taken back when nobody wants it.
+    supply, so its replacement is asked for at once; what is asked for and not granted is taken back when nobody wants it. No pool
+    is asked for anything before every pool has been heard once.
     """
     doubts = _with_doubts(snapshot, fleet, outlooks, now=now)
     room = _room(fleet, outlooks)
@@ -436,13 +437,14 @@ def plan_pools(
     imagined = pack(packed.waiting, room, wishes).new_nodes if wishes else {}
     occupied = _occupied(fleet, now=now)
     busy = {operation.act.subject for operation in snapshot.operations if operation.is_under_way}
+    all_heard = not _unheard(snapshot, outlooks)
     decisions: dict[str, PoolDecision] = {}
     acts: list[PoolAct] = []
     targets: dict[str, int] = {}
     for name, found in outlooks.items():
         sizes = _sizes(found, fleet, packed, occupied, imagined=imagined.get(name, 0))
         targets[name] = sizes.target
-        act = _resize(found, sizes)
+        act = _resize(found, sizes) if all_heard else None
         decisions[name] = _decide(found, fleet, sizes, act)
         if act is not None and act.subject not in busy:
             acts.append(act)
@@ -453,6 +455,17 @@ def plan_pools(
         targets=targets,
         used_nodes=packed.used_nodes | occupied,
         unplaced=packed.unplaced,
+    )
+
+
+def _unheard(snapshot: Snapshot, outlooks: Mapping[str, PoolOutlook]) -> bool:
+    """Whether the provider of a pool has neither answered nor failed since the operator started.
+
+    For these seconds machines may be on their way that nobody has told of, and one more elsewhere would be one too many.
+    """
+    return any(
+        found.pool.is_sizable and found.pool.mode is not Mode.OBSERVE and name not in snapshot.pool_states
+        for name, found in outlooks.items()
     )
 
 

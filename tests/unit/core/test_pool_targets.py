@@ -169,6 +169,22 @@ def test_what_is_asked_for_and_not_granted_yet_is_not_asked_for_again() -> None:
     assert found.decisions["h100"].reason is PoolReason.GROWING
 
 
+def test_nothing_is_asked_for_before_every_pool_was_heard_once() -> None:
+    """The node that is wanted may be on its way in the other one, asked for before a restart."""
+    pools = (spot("spot-a"), spot("spot-b"))
+
+    assert planned(burst(1), pools=pools, states={"spot-b": state(0, 0)}).acts == ()
+
+
+def test_a_pool_whose_provider_only_ever_failed_does_not_hold_up_the_others() -> None:
+    pools = (spot("spot-a"), spot("spot-b"))
+    failed = state(0, 0, at=NOW - seconds(86400), error="503: try later")
+
+    found = planned(burst(1), pools=pools, states={"spot-a": failed, "spot-b": state(0, 0)})
+
+    assert found.acts == (grow(0, 1, of="spot-b"),)
+
+
 def test_free_nodes_are_used_before_any_is_bought() -> None:
     found = planned(demand(2), nodes=(node(0), node(1)), states={"h100": state(2, 2)})
 
