@@ -126,11 +126,13 @@ def _tiers(split: SplitView | None) -> Document | None:
     }
 
 
-def _placement(decision: Decision) -> Document | None:
+def _placement(decision: Decision, pools: Mapping[str, PoolDecision]) -> Document | None:
     view = decision.placement
     if view is None:
         return None
+    named = view.split.pools if view.split is not None else ()
     return {
+        "pools": [{"name": name, **_sizes(pools[name])} for name in named if name in pools],
         "tiers": _tiers(view.split),
         "burst": {**_told(view.burst), "active": view.bursts},
         "fallback": {**_told(view.fallback), "active": view.falls_back},
@@ -173,7 +175,7 @@ def _decision(decision: Decision, last: LastPass) -> Document:
         "inactive": _finding(decision.inactive),
         "conflict": _finding(decision.conflict),
         "capacity": _finding(decision.capacity),
-        "placement": _placement(decision),
+        "placement": _placement(decision, last.plan.pools),
         "cost": _cost(last.bill.of_workload(decision.key)),
         "breaker": {"open": breaker.is_open, "lost": breaker.lost, "active": breaker.active},
         "settings": [

@@ -12,7 +12,7 @@ from spillway import __version__
 from spillway.adapters.kube.resources import Call
 from spillway.api.convert import Converted, CostLabels
 from spillway.app.cost_metrics import GAP_TICKS, CostMetrics
-from spillway.app.pool_metrics import PoolMetrics, tier_gauges
+from spillway.app.pool_metrics import PoolMetrics, split_of, tier_gauges
 from spillway.core.model import ObjectKey
 from spillway.core.plan import Decision
 
@@ -29,6 +29,7 @@ class _Ledger:
     labels: CostLabels
     replica_seconds: float = 0.0
     gpu_seconds: float = 0.0
+    fallback_seconds: float | None = None
     ups: int = 0
     downs: int = 0
 
@@ -64,6 +65,10 @@ class WorkloadMetrics(Collector):
             ready = watched.decision.counts.ready
             watched.ledger.replica_seconds += ready * elapsed
             watched.ledger.gpu_seconds += ready * watched.decision.gpus_per_pod * elapsed
+            split = split_of(watched.decision)
+            if split is not None:
+                known_seconds = watched.ledger.fallback_seconds or 0.0
+                watched.ledger.fallback_seconds = known_seconds + split.fallback * elapsed
         before, self._watched = self._watched, {}
         for key, decision in decisions.items():
             known = before.get(decision.uid)
@@ -155,6 +160,11 @@ def _counters(watched: Iterable[_Watched]) -> Iterator[Metric]:
         "Time that GPUs of Ready replicas were held, summed over GPUs.",
         labels=COST,
     )
+    fallback = CounterMetricFamily(
+        "spillway_workload_fallback_replica_seconds",
+        "Time that on-demand replicas stood in for spot, summed over replicas; no series for what never burst.",
+        labels=COST,
+    )
     scaled = CounterMetricFamily(
         "spillway_scale_writes", "Writes of the replica count that landed.", labels=(*KEY, "direction")
     )
@@ -163,9 +173,11 @@ def _counters(watched: Iterable[_Watched]) -> Iterator[Metric]:
         cost = (*_key(item), labels.team, labels.application, labels.model)
         replicas.add_metric(cost, item.ledger.replica_seconds)
         gpus.add_metric(cost, item.ledger.gpu_seconds)
+        if item.ledger.fallback_seconds is not None:
+            fallback.add_metric(cost, item.ledger.fallback_seconds)
         scaled.add_metric((*_key(item), "up"), item.ledger.ups)
         scaled.add_metric((*_key(item), "down"), item.ledger.downs)
-    yield from (replicas, gpus, scaled)
+    yield from (replicas, gpus, fallback, scaled)
 
 
 def _key(item: _Watched) -> tuple[str, str]:

@@ -20,24 +20,27 @@ class PoolMetrics(Collector):
         self._pools: Mapping[str, PoolDecision] = {}
         self._refusals: dict[str, int] = {}
         self._interruptions: dict[str, int] = {}
-        self._last_refusal: dict[str, datetime] = {}
+        self._last_refusal: dict[str, datetime | None] = {}
         self._doomed: dict[str, frozenset[str]] = {}
 
-    def observe(self, pools: Mapping[str, PoolDecision], *, now: datetime) -> None:
-        """Take the plan's pools, and count refusals and lost nodes that are new since *now* of the last one."""
-        for name, found in pools.items():
-            seen = self._last_refusal.get(name)
-            fresh = [refusal.at for refusal in found.refusals if seen is None or refusal.at > seen]
-            self._refusals[name] = self._refusals.get(name, 0) + len(fresh)
-            self._last_refusal[name] = max(fresh, default=seen or now)
-            doomed = frozenset(found.doomed)
-            lost = doomed - self._doomed.get(name, frozenset())
-            self._interruptions[name] = self._interruptions.get(name, 0) + len(lost)
-            self._doomed[name] = doomed
-        self._pools = pools
+    def observe(self, pools: Mapping[str, PoolDecision]) -> None:
+        """Take the plan's pools, and count refusals and lost nodes that the last plan did not have.
+
+        What is there when a pool is first seen happened before this operator began to count.
+        """
         for gone in self._refusals.keys() - pools.keys():
             for kept in (self._refusals, self._interruptions, self._last_refusal, self._doomed):
                 kept.pop(gone, None)
+        for name, found in pools.items():
+            is_known = name in self._refusals
+            seen = self._last_refusal.get(name)
+            fresh = [refusal.at for refusal in found.refusals if seen is None or refusal.at > seen]
+            lost = frozenset(found.doomed) - self._doomed.get(name, frozenset())
+            self._refusals[name] = self._refusals.get(name, 0) + (len(fresh) if is_known else 0)
+            self._interruptions[name] = self._interruptions.get(name, 0) + (len(lost) if is_known else 0)
+            self._last_refusal[name] = max(fresh, default=seen)
+            self._doomed[name] = frozenset(found.doomed)
+        self._pools = pools
 
     def forget(self) -> None:
         """Drop all series: this operator leads no longer."""
@@ -55,6 +58,11 @@ class PoolMetrics(Collector):
             "Nodes that the provider was last asked for; no series while it is not heard.",
             labels=POOL,
         )
+        changing = GaugeMetricFamily(
+            "spillway_node_pool_changing_nodes",
+            "Nodes on their way in or out: booting (promised ones too), draining, or doomed.",
+            labels=(*POOL, "state"),
+        )
         closed = GaugeMetricFamily(
             "spillway_node_pool_closed",
             "1 while the pool takes no more nodes, by why.",
@@ -70,13 +78,16 @@ class PoolMetrics(Collector):
         )
         for name, found in self._pools.items():
             target.add_metric((name,), found.target)
+            changing.add_metric((name, "booting"), found.booting)
+            changing.add_metric((name, "draining"), len(found.draining))
+            changing.add_metric((name, "doomed"), len(found.doomed))
             if found.desired is not None:
                 desired.add_metric((name,), found.desired)
             if found.closed is not None:
                 closed.add_metric((name, found.closed.reason.value), 1)
             refusals.add_metric((name,), self._refusals.get(name, 0))
             lost.add_metric((name,), self._interruptions.get(name, 0))
-        yield from (target, desired, closed, refusals, lost)
+        yield from (target, desired, changing, closed, refusals, lost)
 
 
 def tier_gauges(decisions: Iterable[Decision]) -> Iterator[Metric]:
@@ -92,7 +103,7 @@ def tier_gauges(decisions: Iterable[Decision]) -> Iterator[Metric]:
         labels=TIER,
     )
     for decision in decisions:
-        split = _split(decision)
+        split = split_of(decision)
         if split is None:
             continue
         key = (decision.key.namespace, decision.key.name)
@@ -107,5 +118,6 @@ def tier_gauges(decisions: Iterable[Decision]) -> Iterator[Metric]:
     yield from (wanted, ready)
 
 
-def _split(decision: Decision) -> SplitView | None:
+def split_of(decision: Decision) -> SplitView | None:
+    """Return how a count is laid out on demand and on spot; None where one Deployment carries it."""
     return decision.placement.split if decision.placement is not None else None
