@@ -11,10 +11,13 @@ def find_conflicts(snapshot: Snapshot) -> Mapping[ObjectKey, Finding[ConflictRea
     owners = first_on_target(snapshot.workloads)
     on_deployment = _by_target(snapshot.autoscalers, kind="Deployment")
     on_workload = _by_target(snapshot.autoscalers, kind="GpuWorkload")
+    twins = {
+        found.twin.workload_uid: key for key, found in snapshot.deployments.items() if found.twin is not None
+    }
     found: dict[ObjectKey, Finding[ConflictReason]] = {}
     for workload in snapshot.workloads:
         owner = owners[workload.target_key]
-        rival = on_deployment.get(workload.target_key)
+        rival = on_deployment.get(workload.target_key) or on_deployment.get(twins.get(workload.uid, _NONE))
         driver = on_workload.get(workload.key)
         if rival is not None:
             found[workload.key] = _rival(rival, workload)
@@ -27,6 +30,9 @@ def find_conflicts(snapshot: Snapshot) -> Mapping[ObjectKey, Finding[ConflictRea
         elif driver is not None and workload.replicas is None:
             found[workload.key] = _unset(driver, workload)
     return found
+
+
+_NONE = ObjectKey("", "")
 
 
 def stops_writing(conflict: Finding[ConflictReason] | None) -> bool:
@@ -55,7 +61,7 @@ def _rival(rival: ForeignAutoscaler, workload: Workload) -> Finding[ConflictReas
     if rival.kind == "ScaledObject":
         reason = ConflictReason.SCALED_OBJECT_ON_TARGET
     message = (
-        f"{rival.kind} {rival.key.name} also scales Deployment {workload.target}; nothing is written while it exists. "
+        f"{rival.kind} {rival.key.name} also scales Deployment {rival.target}; nothing is written while it exists. "
         f"Delete it, or point it at this GpuWorkload"
     )
     return Finding(reason=reason, message=message)

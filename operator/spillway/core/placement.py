@@ -16,6 +16,7 @@ from spillway.core.model import (
     Deployment,
     FallbackPolicy,
     FallbackRules,
+    Mode,
     Operation,
     OperationState,
     SetReplicas,
@@ -57,8 +58,16 @@ class Setting:
         return self.twin.replicas if self.twin is not None else 0
 
     def baseline_of(self, count: int) -> int:
-        """Return how many of *count* replicas belong on demand."""
-        return min(count, self.workload.capacity.baseline) if self.can_burst else count
+        """Return how many of *count* replicas belong on demand.
+
+        In ScaleUpOnly all that stands there does: a move to spot would end with a reduction, so none is begun.
+        """
+        if not self.can_burst:
+            return count
+        baseline = self.workload.capacity.baseline
+        if self.workload.mode is Mode.SCALE_UP_ONLY:
+            baseline = max(baseline, self.source.replicas)
+        return min(count, baseline)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,9 +7,11 @@ from tests.builders import (
     NAMESPACE,
     NOW,
     make_act,
+    make_capacity,
     make_deployment,
     make_hpa,
     make_snapshot,
+    make_twin,
     make_workload,
     plan_of,
 )
@@ -110,3 +112,18 @@ def test_a_conflict_that_ends_lets_it_go_on() -> None:
 
     assert held.acts == ()
     assert len(plan_of(make_snapshot(deployment=make_deployment(), utilization=0.9), held.memory).acts) == 1
+
+
+@pytest.mark.case("node-and-spot E72")
+def test_another_autoscaler_on_the_burst_twin_stops_every_write_too() -> None:
+    workload = make_workload(capacity=make_capacity(2))
+    snapshot = make_snapshot(
+        workload,
+        (make_deployment(replicas=2), make_twin(replicas=4)),
+        autoscalers=(make_hpa("llm-burst"),),
+    )
+
+    plan = plan_of(snapshot)
+
+    assert plan.acts == ()
+    assert "also scales Deployment llm-burst" in plan.decisions[workload.key].why

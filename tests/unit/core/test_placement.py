@@ -9,6 +9,7 @@ from spillway.core.memory import SplitMemory
 from spillway.core.model import (
     Deployment,
     FallbackPolicy,
+    Mode,
     ObjectKey,
     Operation,
     OperationState,
@@ -32,7 +33,9 @@ from ...builders import (
 HOUR_AGO = NOW - seconds(3600)
 
 
-def burst_of(*, stable: int | None = None, refused_by: FallbackReason = FallbackReason.SPOT_REFUSED, **by: int) -> BurstPods:
+def burst_of(
+    *, stable: int | None = None, refused_by: FallbackReason = FallbackReason.SPOT_REFUSED, **by: int
+) -> BurstPods:
     """Burst pods by how they stand: `burst_of(good=5, refused=3)`; good ones are stable unless told."""
     by_stand = {Stand(name.capitalize()): make_pods(count, of="llm-burst") for name, count in by.items()}
     return BurstPods(
@@ -58,6 +61,7 @@ def layout(
     refused: str = "",
     failure: str | None = None,
     policy: FallbackPolicy = FallbackPolicy.ON_DEMAND,
+    mode: Mode = Mode.ENFORCE,
 ) -> Layout:
     memory = SplitMemory(
         count=wanted if count is None else count,
@@ -69,7 +73,7 @@ def layout(
     )
     return lay_out(
         Setting(
-            workload=make_workload(capacity=make_capacity(baseline, policy=policy)),
+            workload=make_workload(capacity=make_capacity(baseline, policy=policy), mode=mode),
             source=make_deployment(replicas=source),
             twin=None if twin is None else make_twin(replicas=twin, failure=failure),
             memory=memory,
@@ -92,7 +96,9 @@ def counts(found: Layout) -> tuple[int, int, int]:
 @pytest.mark.parametrize(
     ("wanted", "source", "twin", "expected"),
     [
-        pytest.param(1, 1, None, (1, 0, 0), id="below the baseline", marks=pytest.mark.case("node-and-spot E1")),
+        pytest.param(
+            1, 1, None, (1, 0, 0), id="below the baseline", marks=pytest.mark.case("node-and-spot E1")
+        ),
         pytest.param(2, 2, None, (2, 0, 0), id="at the baseline"),
         pytest.param(3, 2, None, (2, 0, 1), id="one above"),
         pytest.param(0, 0, 0, (0, 0, 0), id="at zero"),
@@ -245,6 +251,24 @@ class TestMoves:
         assert found.fallback.reason is FallbackReason.RETURNING
 
 
+class TestScaleUpOnly:
+    """What stands on demand stays there: a move to spot would end with a reduction."""
+
+    def test_replicas_that_stand_on_demand_are_not_asked_for_again_on_spot(self) -> None:
+        assert counts(layout(source=10, twin=None, mode=Mode.SCALE_UP_ONLY)) == (10, 0, 0)
+
+    def test_growth_goes_to_spot(self) -> None:
+        assert counts(layout(12, count=10, source=10, twin=None, mode=Mode.SCALE_UP_ONLY)) == (10, 0, 2)
+
+    def test_what_spot_refuses_is_covered_on_demand_for_good(self) -> None:
+        refused = burst_of(good=5, refused=3)
+
+        at_once = layout(source=2, mode=Mode.SCALE_UP_ONLY, burst=refused)
+        then = layout(source=5, mode=Mode.SCALE_UP_ONLY, burst=refused)
+
+        assert (at_once.view.baseline, then.view.baseline, then.view.fallback) == (5, 5, 0)
+
+
 def test_when_stand_ins_are_raised_the_time_and_cause_are_kept() -> None:
     found = layout(source=2, burst=burst_of(good=5, refused=3))
 
@@ -257,7 +281,9 @@ def test_when_the_last_one_is_gone_they_are_forgotten() -> None:
     assert (found.memory.fallback_since, found.memory.returned_at) == (None, None)
 
 
-def own_write(to: int, *, before: int, count: int | None, state: OperationState = OperationState.LANDED, of: str = "llm") -> Operation:
+def own_write(
+    to: int, *, before: int, count: int | None, state: OperationState = OperationState.LANDED, of: str = "llm"
+) -> Operation:
     act = SetReplicas(
         workload=ObjectKey(NAMESPACE, "llm"),
         target=ObjectKey(NAMESPACE, of),
@@ -358,5 +384,3 @@ class TestStanding:
         )
 
         assert found.returned_at == NOW
-
-
