@@ -37,7 +37,7 @@ _TWIN: Final = {
     TwinChange.CREATE: ("BurstCreated", "made with {replicas} replicas for spot"),
     TwinChange.TEMPLATE: ("BurstUpdated", "brought in step with the template of {source}"),
     TwinChange.POOLS: ("BurstUpdated", "made for the spot pools of now: {pools}"),
-    TwinChange.EDITED: ("BurstReverted", "put back after somebody edited it; change {source} instead"),
+    TwinChange.EDITED: ("BurstReverted", "put back after {editor} edited it; change {source} instead"),
     TwinChange.ADOPT: ("BurstAdopted", "taken over from a GpuWorkload that is gone"),
 }
 _FAILED: Final = {
@@ -76,7 +76,10 @@ def event_of(operation: Operation, *, why: str = "") -> ActEvent | None:
 def _twin_event(act: ApplyTwin) -> ActEvent:
     reason, text = _TWIN[act.why]
     told = text.format(
-        replicas=act.replicas, source=act.source.name, pools=", ".join(pool.name for pool in act.pools)
+        replicas=act.replicas,
+        source=act.source.name,
+        pools=", ".join(pool.name for pool in act.pools),
+        editor=act.edited_by or "somebody",
     )
     return ActEvent(reason=reason, message=f"{act.twin.name}: {told}", workload=act.workload)
 

@@ -662,7 +662,8 @@ class ApplyTwin:
     """Make the burst twin of a Deployment, or bring it in step with its source.
 
     Refused if the source is no longer `source_uid`, or its template no longer `template`. `replicas` is what the twin is to
-    stand at; it never starts above it. `twin_uid` is that of the twin to change, empty to make one.
+    stand at; it never starts above it. `twin_uid` is that of the twin to change, empty to make one. `edited_by` names the field
+    manager whose edit is put back.
     """
 
     workload: ObjectKey
@@ -676,6 +677,7 @@ class ApplyTwin:
     pools: tuple[TwinPool, ...]
     why: TwinChange
     count: int | None = None
+    edited_by: str = ""
 
     @property
     def is_growth(self) -> bool:

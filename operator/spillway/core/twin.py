@@ -108,6 +108,7 @@ def _apply(case: TwinCase, why: TwinChange) -> ApplyTwin:
         pools=_pools(case, why),
         why=why,
         count=case.count if twin is None else None,
+        edited_by=twin.twin.edited_by if why is TwinChange.EDITED and twin is not None and twin.twin else "",
     )
 
 

@@ -90,7 +90,9 @@ def test_a_twin_that_is_in_step_is_left_alone() -> None:
         pytest.param(make_twin(workload_uid="another"), False, None, TwinChange.ADOPT, id="made for another"),
         pytest.param(make_twin(handover=4), False, None, TwinChange.ADOPT, id="wanted again"),
         pytest.param(make_twin(pools=("old",)), False, None, None, id="pools changed, replicas run"),
-        pytest.param(make_twin(replicas=0, pools=("old",)), False, None, TwinChange.POOLS, id="pools changed, none"),
+        pytest.param(
+            make_twin(replicas=0, pools=("old",)), False, None, TwinChange.POOLS, id="pools changed, none"
+        ),
     ],
 )
 @pytest.mark.case("node-and-spot E69")
@@ -99,6 +101,13 @@ def test_a_twin_is_written_again_for_these_reasons_only(
     twin: Deployment, rolling: bool, behind: float | None, why: TwinChange | None
 ) -> None:
     assert change(write_for(twin, rolling=rolling, behind=behind)) is why
+
+
+def test_putting_an_edited_twin_back_names_who_edited_it() -> None:
+    act = write_for(make_twin(edited_by="kubectl-edit"))
+
+    assert isinstance(act, ApplyTwin)
+    assert act.edited_by == "kubectl-edit"
 
 
 def test_putting_an_edited_twin_back_restarts_nothing_by_a_change_of_pools() -> None:
