@@ -20,7 +20,7 @@ def find_conflicts(snapshot: Snapshot) -> Mapping[ObjectKey, Finding[ConflictRea
         rival = on_deployment.get(workload.target_key) or on_deployment.get(twins.get(workload.uid, _NONE))
         driver = on_workload.get(workload.key)
         if rival is not None:
-            found[workload.key] = _rival(rival, workload)
+            found[workload.key] = _rival(rival)
         elif owner.uid != workload.uid:
             message = (
                 f"GpuWorkload {owner.key.name} is older and scales {workload.target} already; "
@@ -56,7 +56,7 @@ def _by_target(
     return {ObjectKey(a.key.namespace, a.target): a for a in autoscalers if a.target_kind == kind}
 
 
-def _rival(rival: ForeignAutoscaler, workload: Workload) -> Finding[ConflictReason]:
+def _rival(rival: ForeignAutoscaler) -> Finding[ConflictReason]:
     reason = ConflictReason.HPA_ON_TARGET
     if rival.kind == "ScaledObject":
         reason = ConflictReason.SCALED_OBJECT_ON_TARGET

@@ -3,6 +3,16 @@
 from datetime import datetime
 
 import pytest
+from tests.builders import (
+    NAMESPACE,
+    NOW,
+    make_capacity,
+    make_deployment,
+    make_pods,
+    make_twin,
+    make_workload,
+    seconds,
+)
 
 from spillway.core.burst import BurstPods, Stand
 from spillway.core.memory import SplitMemory
@@ -18,17 +28,6 @@ from spillway.core.model import (
 )
 from spillway.core.placement import Layout, Setting, lay_out, standing
 from spillway.core.plan import FallbackReason
-
-from ...builders import (
-    NAMESPACE,
-    NOW,
-    make_capacity,
-    make_deployment,
-    make_pods,
-    make_twin,
-    make_workload,
-    seconds,
-)
 
 HOUR_AGO = NOW - seconds(3600)
 

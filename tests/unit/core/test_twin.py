@@ -1,6 +1,7 @@
 """The burst twin's life: made, kept in step, adopted, handed over, deleted."""
 
 import pytest
+from tests.builders import NAMESPACE, NOW, make_deployment, make_pool, make_twin, make_workload, seconds
 
 from spillway.core.model import (
     ApplyTwin,
@@ -16,8 +17,6 @@ from spillway.core.model import (
 )
 from spillway.core.scheduling import Taint
 from spillway.core.twin import TwinCase, hand_over, next_write, twin_name, twins_by_source
-
-from ...builders import NAMESPACE, NOW, make_deployment, make_pool, make_twin, make_workload, seconds
 
 SPOT = Taint("spot", "true")
 POOL = make_pool("spot-a", taints=(SPOT,))
