@@ -8,9 +8,10 @@ from enum import StrEnum
 from typing import Final
 
 from spillway.core.claims import Claims, claim_nodes
-from spillway.core.interruption import Notice, NoticeKind, read_notice
+from spillway.core.interruption import Notice, NoticeKind, is_passing, read_notice
 from spillway.core.memory import NodeMemory
 from spillway.core.model import CordonCause, Node, NodePool, Pod, PodPhase, Snapshot
+from spillway.core.scheduling import Taint
 
 HOSTNAME: Final = "kubernetes.io/hostname"
 STUCK: Final = timedelta(seconds=60)  # terminating for so long beyond its grace, a pod counts no more
@@ -41,10 +42,15 @@ class Fleet:
     memory: Mapping[str, NodeMemory]
     pool_labels: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     by_pool: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    pool_taints: Mapping[str, frozenset[tuple[Taint, ...]]] = field(default_factory=dict)
 
     def names_in(self, pool: str) -> tuple[str, ...]:
         """Return the nodes of a pool by name."""
         return self.by_pool.get(pool, ())
+
+    def taints_of(self, pool: NodePool) -> frozenset[tuple[Taint, ...]]:
+        """Return the different sets of lasting taints on the nodes of *pool*; before it has any, those that its spec names."""
+        return self.pool_taints.get(pool.name) or frozenset({pool.taints})
 
     def pool_of(self, node: str) -> NodePool | None:
         """Return the pool that a node belongs to; None for one in no pool, in two, or unknown."""
@@ -71,6 +77,7 @@ def survey(snapshot: Snapshot, memory: Mapping[str, NodeMemory], now: datetime) 
     kept: dict[str, NodeMemory] = {}
     pool_labels: dict[str, Mapping[str, str]] = {}
     by_pool: dict[str, list[str]] = defaultdict(list)
+    pool_taints: dict[str, set[tuple[Taint, ...]]] = defaultdict(set)
     for node in snapshot.nodes:
         pool = claims.pool_of.get(node.name)
         notice = read_notice(node)
@@ -82,6 +89,7 @@ def survey(snapshot: Snapshot, memory: Mapping[str, NodeMemory], now: datetime) 
         if pool is not None:
             by_pool[pool.name].append(node.name)
             pool_labels[pool.name] = _shared(pool_labels.get(pool.name), node.labels)
+            pool_taints[pool.name].add(tuple(taint for taint in node.taints if not is_passing(taint)))
     return Fleet(
         claims=claims,
         nodes={node.name: node for node in snapshot.nodes},
@@ -91,6 +99,7 @@ def survey(snapshot: Snapshot, memory: Mapping[str, NodeMemory], now: datetime) 
         memory=kept,
         pool_labels=pool_labels,
         by_pool={name: tuple(found) for name, found in by_pool.items()},
+        pool_taints={name: frozenset(found) for name, found in pool_taints.items()},
     )
 
 

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Final
 
 from spillway.core.model import Node, NodeCondition
+from spillway.core.scheduling import Taint
 
 
 class NoticeKind(StrEnum):
@@ -64,6 +65,14 @@ _TAINTS: Final[Mapping[str, _Cause]] = MappingProxyType(
     }
 )
 _PREEMPTING: Final = ("Preempt", "Redeploy")  # a Freeze is a pause of seconds
+
+
+_PASSING: Final = ("node.kubernetes.io/", "spillway.dev/")
+
+
+def is_passing(taint: Taint) -> bool:
+    """Whether a taint tells of a node's state for now, not of what it is: it comes and goes, and its pool is not known by it."""
+    return taint.key in _TAINTS or taint.key.startswith(_PASSING)
 
 
 def read_notice(node: Node) -> Notice | None:

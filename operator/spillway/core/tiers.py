@@ -26,6 +26,7 @@ from spillway.core.model import (
 from spillway.core.packing import Demand, Tier
 from spillway.core.placement import Layout, Setting, lay_out, standing
 from spillway.core.plan import BurstReason, CapacityView, FallbackReason, Finding, IsolationReason
+from spillway.core.scheduling import Taint
 from spillway.core.twin import pools_changed, twin_name
 
 PodsOf = Mapping[str, list[tuple[Pod, int]]]
@@ -392,15 +393,16 @@ def _isolation(tiers: Tiers, fleet: Fleet) -> tuple[Finding[IsolationReason], bo
         )
         return Finding(reason=IsolationReason.BASELINE_ON_SPOT, message=message), False
     for pool in tiers.pools:
-        if not source.constraints.accepts(fleet.labels_of(pool), pool.taints):
+        open_to_all = _accepted_taints(source, pool, fleet)
+        if open_to_all is None:
             continue
-        if not pool.taints:
+        if not open_to_all:
             message = (
-                f"The nodes of spot pool {pool.name} carry no taint, so baseline pods may land there. Taint them and say so in "
+                f"Nodes of spot pool {pool.name} carry no taint, so baseline pods may land there. Taint them and say so in "
                 "spec.node.taints, or give the template a required node affinity that keeps it off them"
             )
             return Finding(reason=IsolationReason.SPOT_POOL_UNTAINTED, message=message), False
-        taint = pool.taints[0]
+        taint = open_to_all[0]
         message = (
             f"The template of {source.key.name} tolerates the taint {taint.key}={taint.value} of spot pool {pool.name}, so baseline "
             "pods may land there. Take the toleration out; burst pods get their own"
@@ -408,6 +410,13 @@ def _isolation(tiers: Tiers, fleet: Fleet) -> tuple[Finding[IsolationReason], bo
         return Finding(reason=IsolationReason.BASELINE_TOLERATES_SPOT, message=message), False
     message = f"Taints or labels keep the baseline off {', '.join(pool.name for pool in tiers.pools)}"
     return Finding(reason=IsolationReason.ISOLATED, message=message), True
+
+
+def _accepted_taints(source: Deployment, pool: NodePool, fleet: Fleet) -> tuple[Taint, ...] | None:
+    """Return the taints of nodes of *pool* that the source's pods would land on in spite of them; None where there are none."""
+    labels = fleet.labels_of(pool)
+    accepted = [taints for taints in fleet.taints_of(pool) if source.constraints.accepts(labels, taints)]
+    return min(accepted, key=len, default=None)
 
 
 def _is_on_spot(pod: Pod, fleet: Fleet) -> bool:

@@ -223,3 +223,23 @@ def test_a_node_that_two_pools_select_is_in_neither() -> None:
 @pytest.mark.parametrize("name", [None, "unheard-of"])
 def test_no_node_and_an_unknown_node_are_not_lost(name: str | None) -> None:
     assert not survey(seen(), {}, NOW).is_doomed(name)
+
+
+def test_a_pool_is_known_by_the_lasting_taints_of_its_nodes() -> None:
+    spot, notice = Taint("spot", "true"), Taint("aws-node-termination-handler/spot-itn")
+    nodes = (
+        make_node("a", uid="a", taints=(spot,)),
+        make_node("b", uid="b", taints=(spot, notice, Taint("spillway.dev/cordoned", "interrupted"))),
+        make_node("c", uid="c", taints=(Taint("node.kubernetes.io/unschedulable"),)),
+    )
+    pool = make_pool(taints=(spot,))
+
+    fleet = survey(make_snapshot(nodes=nodes, pools=(pool,)), {}, NOW)
+
+    assert fleet.taints_of(pool) == {(spot,), ()}
+
+
+def test_a_pool_without_nodes_is_known_by_the_taints_that_it_names() -> None:
+    pool = make_pool(taints=(Taint("spot", "true"),))
+
+    assert survey(make_snapshot(pools=(pool,)), {}, NOW).taints_of(pool) == {(Taint("spot", "true"),)}
