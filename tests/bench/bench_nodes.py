@@ -191,7 +191,7 @@ def main() -> None:
         header=("workloads", "nodes", "pods", "CPU s", "µs each", "acts"),
         rows=rows,
         notes=(
-            f"aim: the largest in under {AIM_SECONDS:g} s: {figures.verdict(value=seconds, aim=AIM_SECONDS)}; linear. "
+            f"aim: the largest in under {AIM_SECONDS:g} s: {figures.verdict(value=seconds, aim=AIM_SECONDS)}; linear.",
             "storm: every 21st node is taken back.",
         ),
     )
