@@ -87,10 +87,10 @@ def _twin_event(act: ApplyTwin) -> ActEvent:
 def _of_pool(act: Act) -> ActEvent | None:
     match act:
         case GrowPool():
-            message = f"Asked for {act.to} nodes; it was asked for {act.before} before"
+            message = f"Asked for {_nodes(act.to)}; it was asked for {act.before} before"
             return ActEvent(reason="PoolGrown", message=message, pool=act.pool)
         case CancelUnfulfilled():
-            message = f"Asks for {act.to} nodes instead of {act.before}: the others were not granted, or are not needed any more"
+            message = f"Asks for {_nodes(act.to)} instead of {act.before}: the others were not granted, or are not needed any more"
             return ActEvent(reason="RequestCancelled", message=message, pool=act.pool)
         case CordonNode(cause=CordonCause.INTERRUPTED):
             message = (
@@ -121,7 +121,7 @@ def _failure(operation: Operation) -> ActEvent | None:
         case ApplyTwin() | DeleteTwin():
             workload, told = act.workload, f"{act.twin.name} could not be written: {error}"
         case GrowPool() | CancelUnfulfilled():
-            pool, told = act.pool, f"Asking for {act.to} nodes instead of {act.before} failed: {error}"
+            pool, told = act.pool, f"Asking for {_nodes(act.to)} instead of {act.before} failed: {error}"
         case DrainNode() if operation.blocked:
             reason, pool, told = "DrainBlocked", act.pool, f"{act.node} is kept: {operation.blocked}"
         case DrainNode() | ForgetNode() | CordonNode():
@@ -131,3 +131,7 @@ def _failure(operation: Operation) -> ActEvent | None:
     if reason is None:
         return None
     return ActEvent(reason=reason, message=told, type=EventType.WARNING, workload=workload, pool=pool)
+
+
+def _nodes(count: int) -> str:
+    return f"{count} node" if count == 1 else f"{count} nodes"
