@@ -59,12 +59,11 @@ class Scene:
 
     def plan(self) -> DrainPlan:
         fleet = self.fleet
-        used = {name for name, pods in fleet.pods_on.items() if not is_empty(pods, now=NOW)}
         return plan_drains(
             self.snapshot,
             fleet,
             targets=self.targets,
-            used_nodes=frozenset(used),
+            used_nodes=frozenset(name for name in fleet.nodes if holds(fleet, name)),
             movable=OURS,
             now=NOW,
         )
@@ -75,6 +74,12 @@ class Scene:
         if state is None or state.error or NOW - state.at > seconds(60):
             return None
         return {found.node: found.state for found in state.instances}
+
+
+def holds(fleet: Fleet, name: str) -> bool:
+    """Whether pools are sized for what is on a node: a lost one is no supply."""
+    is_lost = fleet.standing[name] is Standing.DOOMED
+    return not is_lost and not is_empty(fleet.pods_on.get(name, ()), now=NOW)
 
 
 def _mark(cause: CordonCause, ago: float = 30, *, was_unschedulable: bool = False) -> CordonMark:
@@ -117,6 +122,7 @@ NODES: list[dict[str, Any]] = [
     _ours(_mark(DRAIN), **_silent(60)),
     _ours(_mark(DRAIN), taints=SPOT_ITN),
     _ours(_mark(INTERRUPTED)),
+    _ours(_mark(INTERRUPTED), unschedulable=False),
     _ours(_mark(INTERRUPTED), taints=SPOT_ITN),
     _ours(_mark(INTERRUPTED), **_silent(20)),
 ]
@@ -221,10 +227,7 @@ def scenes(draw: st.DrawFn) -> Scene:
     targets = {name: draw(st.sampled_from([0, 0, 0, 1, 2, 5])) for name in POOLS}
     fleet = survey(snapshot, {}, NOW)
     for name in POOLS:  # as pools are sized: whatever holds a pod counts
-        holding = sum(
-            1 for node in fleet.names_in(name) if not is_empty(fleet.pods_on.get(node, ()), now=NOW)
-        )
-        targets[name] += holding
+        targets[name] += sum(holds(fleet, node) for node in fleet.names_in(name))
     return Scene(
         snapshot=snapshot,
         memory={node.uid: draw(st.sampled_from(MEMORIES)) for node in found},
@@ -308,7 +311,7 @@ def test_what_is_left_is_never_less_than_the_minimum_and_what_is_needed(scene: S
             and machines.get(name) is InstanceState.RUNNING
             and (fleet.standing[name] is Standing.GOOD or (name in given_back and fleet.nodes[name].ready))
         }
-        moving = [name for name in leaving if not is_empty(fleet.pods_on.get(name, ()), now=NOW)]
+        moving = [name for name in leaving if holds(fleet, name)]
         least = max(pool.min_nodes, scene.targets[pool.name] - len(moving))
         assert not begun or len(staying) >= least
 

@@ -124,7 +124,7 @@ class _Drains:
         }
         self._drained = {pool.name for pool in fleet.claims.pools if self._is_drained(pool)}
         self._going = [name for name in fleet.nodes if self._is_going(name)]
-        self._full = {name for name in self._going if not self._is_empty(name)}
+        self._full = {name for name in self._going if self._holds(name)}
         self._supply = Counter(
             pool.name for name in fleet.nodes if (pool := fleet.pool_of(name)) and self._is_supply(name, pool)
         )
@@ -142,8 +142,8 @@ class _Drains:
 
     def _step(self, node: Node, pool: NodePool | None) -> NodeAct | None:
         """Return the next step for a node that carries our mark, is lost, or outlived its machine."""
-        if pool is not None and self._is_gone(node, pool):
-            return self._forget(node, pool)
+        if pool is not None and self._is_gone(node, pool) and self._may_forget(node, pool):
+            return _forget(node, pool)
         if self.fleet.standing[node.name] is Standing.DOOMED:
             return self._on_doomed(node, pool)
         if node.mark is None:
@@ -181,6 +181,10 @@ class _Drains:
 
     def _is_empty(self, name: str) -> bool:
         return is_empty(self.fleet.pods_on.get(name, ()), now=self.now)
+
+    def _holds(self, name: str) -> bool:
+        """Whether pods on a node count it as needed; those on a lost one need another."""
+        return self.fleet.standing[name] is not Standing.DOOMED and not self._is_empty(name)
 
     def _least(self, pool: NodePool) -> int | None:
         """Return how many nodes the pool needs once those that are going with their pods are gone; None for unknown."""
@@ -388,7 +392,7 @@ class _Drains:
             node = self.fleet.nodes[name]
             if not self._is_supply(name, pool) or name in self.fleet.notices or node.mark is not None:
                 continue
-            if f"node {name}" in self._under_way or name in self.draining.get(pool.name, ()):
+            if f"node {name}" in self._under_way:
                 continue
             if any(node.annotations.get(key, "").lower() == "true" for key in _NODE_BLOCKS):
                 continue
@@ -498,12 +502,13 @@ class _Drains:
         self._wake(since + self.snapshot.timers.gone)
         return self.now - since >= self.snapshot.timers.gone
 
-    def _forget(self, node: Node, pool: NodePool) -> ForgetNode | None:
-        if pool.mode is not Mode.ENFORCE or not pool.is_sizable or node.terminating:
-            return None
-        if self.fleet.claims.rivals.get(pool.name):
-            return None
-        return ForgetNode(pool=pool.name, node=node.name, node_uid=node.uid, instance=node.provider_id)
+    def _may_forget(self, node: Node, pool: NodePool) -> bool:
+        return (
+            pool.mode is Mode.ENFORCE
+            and pool.is_sizable
+            and not node.terminating
+            and not self.fleet.claims.rivals.get(pool.name)
+        )
 
     def _wake(self, at: datetime) -> None:
         if at > self.now:
@@ -530,6 +535,10 @@ def _cordon(node: Node, pool: NodePool, cause: CordonCause) -> CordonNode:
 
 def _uncordon(node: Node, why: str) -> UncordonNode:
     return UncordonNode(node=node.name, node_uid=node.uid, why=why)
+
+
+def _forget(node: Node, pool: NodePool) -> ForgetNode:
+    return ForgetNode(pool=pool.name, node=node.name, node_uid=node.uid, instance=node.provider_id)
 
 
 def blocker(pod: Pod, *, movable: frozenset[str], foreign_pods: ForeignPods, now: datetime) -> str:

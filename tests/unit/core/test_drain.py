@@ -218,10 +218,31 @@ def test_a_node_that_somebody_cordoned_is_left_alone() -> None:
     assert plan(machine(unschedulable=True)).acts == ()
 
 
-def test_a_node_that_two_pools_select_is_left_alone() -> None:
-    rival = make_pool("rival", selector={"pool": "h100"}, mode=Mode.ENFORCE, provider=ProviderType.KWOK)
+RIVAL = make_pool("rival", selector={"rack": "7"}, mode=Mode.ENFORCE, provider=ProviderType.KWOK, max_nodes=9)
 
-    assert plan(machine(), pools=(POOL, rival)).acts == ()
+
+@pytest.mark.parametrize("name", ["node-1", "node-2"])
+def test_no_node_goes_of_a_pool_that_shares_one_with_another_pool(name: str) -> None:
+    shared = machine("node-1", labels={"pool": "h100", "rack": "7"})
+
+    found = plan(shared, machine("node-2"), pools=(POOL, RIVAL))
+
+    assert [act for act in found.acts if act.node == name] == []
+
+
+@pytest.mark.parametrize("act", [UncordonNode(node="node-1", node_uid="uid-node-1"), drain()])
+def test_no_drain_begins_on_a_node_while_another_act_on_it_is_under_way(
+    act: UncordonNode | DrainNode,
+) -> None:
+    under_way = Operation(act=act, state=OperationState.AWAITING_CACHE)
+
+    assert plan(machine(), operations=(under_way,)).acts == ()
+
+
+def test_a_mark_of_a_notice_that_is_gone_is_taken_off_before_the_node_may_go() -> None:
+    found = plan(marked(cause=CordonCause.INTERRUPTED, unschedulable=False))
+
+    assert kept(found)
 
 
 def test_an_idle_node_goes_when_its_time_is_over_and_the_plan_says_when_to_look() -> None:
@@ -364,7 +385,13 @@ def test_a_machine_that_stops_is_waited_for_beyond_every_time_limit() -> None:
 def test_a_gpu_pod_that_slipped_in_before_the_cordon_keeps_its_node(phase: PodPhase) -> None:
     found = plan(marked(), pods=(settled(phase=phase, since=NOW - seconds(40)),))
 
-    assert kept(found)
+    assert found.acts == (
+        UncordonNode(
+            node="node-1",
+            node_uid="uid-node-1",
+            why="a GPU pod came to it before the cordon, or is not as it was",
+        ),
+    )
     assert (found.blocked, found.draining) == ({}, {})
 
 
@@ -519,6 +546,12 @@ def test_empty_nodes_go_before_those_that_hold_pods() -> None:
     assert plan(*machines(3), pods=pods).acts == (cordon("node-3"),)
 
 
+def test_a_node_that_holds_pods_waits_until_the_empty_ones_of_its_pool_are_gone() -> None:
+    pods = tuple(settled(index, f"node-{index}") for index in range(1, 20))
+
+    assert plan(*machines(20), pods=pods).acts == (cordon("node-20"),)
+
+
 @pytest.mark.parametrize(
     ("pods", "over"),
     [
@@ -607,6 +640,29 @@ def test_a_full_node_is_kept_when_the_room_for_its_pods_is_gone() -> None:
     assert found.acts[0] == UncordonNode(
         node="node-1", node_uid="uid-node-1", why="its pods have no room elsewhere any more"
     )
+
+
+def test_a_full_node_that_is_kept_is_no_reason_to_let_an_empty_one_go() -> None:
+    pods = (settled(1, "node-1"), *make_pods(8, start=2, node="node-2"))
+
+    found = plan(marked("node-1"), machine("node-2"), machine("node-3"), pods=pods, target=3)
+
+    assert [(type(act), act.node) for act in found.acts] == [(UncordonNode, "node-1")]
+
+
+def test_a_lost_node_that_was_draining_is_no_reason_to_let_another_one_go() -> None:
+    silent = NodeCondition(type="Ready", status="Unknown", since=NOW - seconds(60))
+    lost = marked("node-1", ready=False, conditions=(silent,))
+
+    found = plan(lost, machine("node-2"), pods=(settled(1, "node-1"),), used=frozenset(), target=1)
+
+    assert found.acts == ()
+
+
+def test_a_foreign_pod_that_uses_a_gpu_is_what_the_node_is_for() -> None:
+    found = plan(machine(), pods=(settled(1, "node-1", owner_uid="theirs"),))
+
+    assert (found.acts, found.blocked) == ((), {})
 
 
 @pytest.mark.case("node-and-spot E44")
@@ -835,6 +891,23 @@ def test_a_node_is_not_forgotten_while(node: Node, over: dict[str, Any]) -> None
     memory = {"uid-node-1": NodeMemory(boot_id="boot-1", gone_since=OLD)}
 
     assert plan(node, memory=memory, **over).acts == ()
+
+
+def test_no_node_is_forgotten_of_a_pool_that_shares_one_with_another_pool() -> None:
+    memory = {"uid-node-1": NodeMemory(boot_id="boot-1", gone_since=OLD), "uid-node-2": NodeMemory()}
+    shared = machine("node-2", labels={"pool": "h100", "rack": "7"})
+
+    assert plan(silent_node(), shared, state=heard(()), pools=(POOL, RIVAL), memory=memory).acts == ()
+
+
+def test_our_mark_goes_from_a_node_that_is_gone_where_it_may_not_be_forgotten() -> None:
+    node = replace(silent_node(), unschedulable=True, mark=marked().mark)
+    quiet = replace(
+        node, conditions=(NodeCondition(type="Ready", status="Unknown", since=NOW - seconds(20)),)
+    )
+    memory = {"uid-node-1": NodeMemory(boot_id="boot-1", gone_since=OLD)}
+
+    assert kept(plan(quiet, state=heard(()), pool=replace(POOL, mode=Mode.OBSERVE), memory=memory))
 
 
 def test_a_machine_that_was_only_missing_for_a_moment_is_missed_anew() -> None:
