@@ -11,7 +11,7 @@ from spillway.api.conditions import ConditionType, NoConflictReason, ReadyReason
 from spillway.api.convert import ConvertedPool, Invalid
 from spillway.app.status import FALSE, TRUE, UNKNOWN, StatusUpdate, Stored, Verdict, merge_conditions
 from spillway.core.cost import PoolBill
-from spillway.core.model import Mode, NodePool
+from spillway.core.model import Mode, Node, NodePool
 from spillway.core.plan import PoolDecision, PoolReason
 from spillway.core.prices import PriceSource, money
 
@@ -23,12 +23,13 @@ def pool_status(
     bill: PoolBill,
     plan: PoolDecision | None = None,
     *,
+    nodes: Mapping[str, Node] | None = None,
     stored: Stored,
     now: datetime,
 ) -> StatusUpdate:
     """Return the status of a pool. It follows its nodes and the pods on them, so nothing in it changes with time alone.
 
-    `plan` is what is to become of it; without one, only what there is and costs is told.
+    `plan` is what is to become of it; without one, only what there is and costs is told. `nodes` has those that it names.
     """
     pool = converted.pool
     conflict = _conflict(bill.rivals)
@@ -41,7 +42,7 @@ def pool_status(
     )
     status = api.GpuNodePoolStatus(
         observed_generation=converted.generation,
-        nodes=_node_counts(bill, plan),
+        nodes=_node_counts(bill, plan, nodes or {}),
         **(_plan_status(plan) if plan is not None else {}),
         gpus_allocatable=bill.allocatable,
         gpus_allocated=bill.allocated,
@@ -54,14 +55,23 @@ def pool_status(
     return StatusUpdate(status=status, changed=status != dict(stored), turned=turned)
 
 
-def _node_counts(bill: PoolBill, plan: PoolDecision | None) -> api.NodeCounts:
-    counts = api.NodeCounts(
-        ready=bill.nodes.ready, not_ready=bill.nodes.not_ready, cordoned=bill.nodes.cordoned
-    )
+def _node_counts(bill: PoolBill, plan: PoolDecision | None, nodes: Mapping[str, Node]) -> api.NodeCounts:
+    """Count each node once: what boots, is drained or is lost is not counted by how its kubelet stands as well."""
+    tally = bill.nodes
     if plan is None:
-        return counts
-    update = {"booting": plan.booting, "draining": len(plan.draining), "doomed": len(plan.doomed)}
-    return counts.model_copy(update=update)
+        return api.NodeCounts(ready=tally.ready, not_ready=tally.not_ready, cordoned=tally.cordoned)
+    draining = set(plan.draining).difference(plan.doomed)
+    named = [nodes[name] for name in {*plan.booting_nodes, *draining, *plan.doomed} if name in nodes]
+    ready = [node for node in named if node.ready]
+    cordoned = sum(1 for node in ready if node.unschedulable)
+    return api.NodeCounts(
+        ready=max(0, tally.ready - (len(ready) - cordoned)),
+        not_ready=max(0, tally.not_ready - (len(named) - len(ready))),
+        cordoned=max(0, tally.cordoned - cordoned),
+        booting=plan.booting,
+        draining=len(draining),
+        doomed=len(plan.doomed),
+    )
 
 
 def _plan_status(plan: PoolDecision) -> Mapping[str, Any]:

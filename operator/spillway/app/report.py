@@ -24,7 +24,7 @@ from spillway.app.operations import WRITE_SECONDS, HoldsLease
 from spillway.app.snapshots import View
 from spillway.app.status import StatusUpdate, Stored, Verdict
 from spillway.core.cost import Bill, PayerCost, PoolBill
-from spillway.core.model import ObjectKey, Operation, OperationState, SetReplicas
+from spillway.core.model import Node, ObjectKey, Operation, OperationState, SetReplicas
 from spillway.core.plan import Decision, FallbackReason, InactiveReason, Plan, PoolDecision
 from spillway.core.prices import BadPrice
 
@@ -156,8 +156,9 @@ class Reporter:
 
     def _report_pools(self, plan: Plan, view: View, bill: Bill, *, now: datetime) -> None:
         self._pool_uids = {name: found.pool.uid for name, found in view.pools.items()}
+        nodes = {node.name: node for node in view.snapshot.nodes}
         for name, found in bill.pools.items():
-            make = partial(_pool_status, view.pools[name], found, plan.pools.get(name), now)
+            make = partial(_pool_status, view.pools[name], found, plan.pools.get(name), now, nodes=nodes)
             self._store(POOLS, ObjectKey("", name), view.raw_pools[name], make)
         for invalid in view.invalid_pools:
             make = partial(_invalid_pool_status, invalid, now)
@@ -332,9 +333,15 @@ def _workload_status(
 
 
 def _pool_status(
-    pool: ConvertedPool, bill: PoolBill, plan: PoolDecision | None, now: datetime, told: _Told
+    pool: ConvertedPool,
+    bill: PoolBill,
+    plan: PoolDecision | None,
+    now: datetime,
+    told: _Told,
+    *,
+    nodes: Mapping[str, Node],
 ) -> StatusUpdate:
-    return pools.pool_status(pool, bill, plan, stored=told.stored, now=now)
+    return pools.pool_status(pool, bill, plan, nodes=nodes, stored=told.stored, now=now)
 
 
 def _invalid_pool_status(invalid: Invalid, now: datetime, told: _Told) -> StatusUpdate:

@@ -562,6 +562,7 @@ def _decide(found: PoolOutlook, fleet: Fleet, sizes: _Sizes, act: PoolAct | None
         closed_until=found.memory.closed_until,
         steps=found.memory.steps,
         booting=sizes.booting,
+        booting_nodes=tuple(name for name in names if fleet.standing[name] is Standing.BOOTING),
         draining=tuple(name for name in names if fleet.standing[name] is Standing.DRAINING),
         doomed=tuple(name for name in names if fleet.standing[name] is Standing.DOOMED),
         refusals=found.memory.refusals,

@@ -316,7 +316,8 @@ class PoolDecision:
 
     `size` counts machines that exist or boot, `desired` what the provider was last asked for (None: unknown), `target` what
     is wanted now; without a right to size it, `target` says what would be wanted. `closed` says why it takes no more nodes,
-    until `closed_until` where that is known. `draining` and `doomed` name nodes. `refusals` are the last three.
+    until `closed_until` where that is known. `booting` counts promised machines too; `booting_nodes`, `draining` and `doomed`
+    name nodes. `refusals` are the last three.
     """
 
     name: str
@@ -330,6 +331,7 @@ class PoolDecision:
     closed_until: datetime | None = None
     steps: int = 0
     booting: int = 0
+    booting_nodes: tuple[str, ...] = ()
     draining: tuple[str, ...] = ()
     doomed: tuple[str, ...] = ()
     refusals: tuple[Refusal, ...] = ()

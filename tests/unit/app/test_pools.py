@@ -1,6 +1,7 @@
 """What is said of a pool: its figures, and the first thing that a person should look at."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -12,7 +13,17 @@ from spillway.api.problems import Problem
 from spillway.app.pools import invalid_pool_status, pool_status
 from spillway.app.status import StatusUpdate
 from spillway.core.cost import draw_bill
-from spillway.core.model import Node, NodePool, ObjectKey
+from spillway.core.model import (
+    CapacityType,
+    Mode,
+    Node,
+    NodePool,
+    ObjectKey,
+    ProviderType,
+    Refusal,
+    RefusalKind,
+)
+from spillway.core.plan import CloseReason, Finding, PoolDecision, PoolReason
 
 Status = Mapping[str, Any]
 ZONE_A = make_pool("zone-a", selector={"zone": "a"})
@@ -137,3 +148,147 @@ def test_an_invalid_pool_says_why_and_keeps_no_old_figures() -> None:
 
     assert said(update) == ("False", "Invalid", "spec.node.selector: required")
     assert "hourlyCost" not in update.status
+
+
+SPOT = make_pool(
+    "spot-a",
+    selector={"pool": "h100"},
+    capacity_type=CapacityType.SPOT,
+    provider=ProviderType.KWOK,
+    mode=Mode.ENFORCE,
+    max_nodes=6,
+)
+PLAN = PoolDecision(
+    name="spot-a",
+    mode=Mode.ENFORCE,
+    size=3,
+    desired=3,
+    target=2,
+    reason=PoolReason.STEADY,
+    message="3 nodes, 2 needed",
+)
+
+
+def planned(*nodes: Node, stored: Status | None = None, **plan: Any) -> StatusUpdate:  # noqa: ANN401 -- fields of PoolDecision
+    """Write the status of a pool that is sized, by a plan with these fields."""
+    bill = draw_bill(make_snapshot(pods=(), nodes=nodes, pools=(SPOT,)))
+    return pool_status(
+        ConvertedPool(pool=SPOT, generation=2),
+        bill.pools["spot-a"],
+        replace(PLAN, **plan),
+        nodes={node.name: node for node in nodes},
+        stored=stored or {},
+        now=NOW,
+    )
+
+
+def test_a_sized_pool_says_what_it_was_asked_for_and_what_it_is_to_have() -> None:
+    status = planned(make_node()).status
+
+    shown = {name: status[name] for name in ("mode", "desiredNodes", "targetNodes")}
+    assert shown == {"mode": "Enforce", "desiredNodes": 3, "targetNodes": 2}
+
+
+def test_what_a_silent_provider_was_asked_for_is_left_out() -> None:
+    assert "desiredNodes" not in planned(make_node(), desired=None).status
+
+
+def test_every_node_counts_once_by_what_becomes_of_it() -> None:
+    update = planned(
+        make_node("serves"),
+        make_node("human", unschedulable=True),
+        make_node("sick", ready=False),
+        make_node("boots", ready=False),
+        make_node("drained", unschedulable=True),
+        make_node("noticed"),
+        make_node("lost", ready=False),
+        booting=3,  # one of them there as a node, two only promised
+        booting_nodes=("boots",),
+        draining=("drained",),
+        doomed=("noticed", "lost"),
+    )
+
+    assert update.status["nodes"] == {
+        "ready": 1,
+        "notReady": 1,
+        "cordoned": 1,
+        "booting": 3,
+        "draining": 1,
+        "doomed": 2,
+    }
+
+
+def test_a_drained_node_that_is_taken_back_counts_as_taken_back_only() -> None:
+    update = planned(make_node(unschedulable=True), draining=("node-1",), doomed=("node-1",))
+
+    counts = update.status["nodes"]
+    assert (counts["cordoned"], counts["draining"], counts["doomed"]) == (0, 0, 1)
+
+
+def test_latches_stand_in_the_status_so_that_a_restart_reads_them() -> None:
+    until = NOW + timedelta(minutes=10, milliseconds=1)
+    refusal = Refusal(
+        at=NOW + timedelta(milliseconds=7),
+        kind=RefusalKind.CAPACITY,
+        code="InsufficientInstanceCapacity",
+        message="none in zone a",
+        zone="a",
+    )
+
+    status = planned(closed_until=until, steps=2, breaker_until=until, refusals=(refusal,)).status
+
+    assert {name: status[name] for name in ("closedUntil", "failedProbes", "breakerOpenUntil")} == {
+        "closedUntil": "2026-03-01T12:10:00Z",
+        "failedProbes": 2,
+        "breakerOpenUntil": "2026-03-01T12:10:00Z",
+    }
+    assert status["lastRefusals"] == [
+        {
+            "time": "2026-03-01T12:00:00Z",
+            "kind": "Capacity",
+            "code": "InsufficientInstanceCapacity",
+            "message": "none in zone a",
+            "zone": "a",
+        }
+    ]
+
+
+def closed(why: CloseReason, **plan: Any) -> Mapping[str, Any]:  # noqa: ANN401 -- as above
+    return {"reason": PoolReason(why.value), "closed": Finding(reason=why, message="why"), **plan}
+
+
+@pytest.mark.parametrize(
+    ("plan", "expected"),
+    [
+        pytest.param({}, ("True", "Steady"), id="at rest"),
+        pytest.param({"reason": PoolReason.GROWING}, ("True", "Growing"), id="growing"),
+        pytest.param(closed(CloseReason.REFUSED), ("False", "Refused"), id="refused"),
+        pytest.param(closed(CloseReason.BREAKER_OPEN), ("False", "BreakerOpen"), id="breaker"),
+        pytest.param(closed(CloseReason.AT_MAX), ("False", "AtMax"), id="more than maxNodes is wanted"),
+        pytest.param(
+            closed(CloseReason.AT_MAX, reason=PoolReason.STEADY),
+            ("True", "Steady"),
+            id="at maxNodes, and no more is wanted",
+        ),
+        pytest.param(closed(CloseReason.EXTERNAL), ("Unknown", "External"), id="somebody else's"),
+        pytest.param(closed(CloseReason.OBSERVED), ("Unknown", "Observed"), id="observed"),
+        pytest.param({"reason": PoolReason.DRAIN_BLOCKED}, ("True", "DrainBlocked"), id="a drain is blocked"),
+    ],
+)
+def test_whether_more_nodes_could_be_had(plan: Mapping[str, Any], expected: tuple[str, str]) -> None:
+    assert said(planned(make_node(), **plan), "CapacityAvailable")[:2] == expected
+
+
+def test_a_provider_that_stays_silent_writes_nothing_again() -> None:
+    silent = closed(CloseReason.PROVIDER_UNAVAILABLE)
+    first = planned(make_node(), **silent, message="Its provider was last heard 61 s ago")
+
+    later = planned(
+        make_node(), **silent, message="Its provider was last heard 76 s ago", stored=first.status
+    )
+
+    assert not later.changed
+
+
+def test_a_pool_in_a_mode_that_sizes_it_says_so() -> None:
+    assert said(planned(make_node())) == ("True", "Operating", "1 node sized in mode Enforce")
