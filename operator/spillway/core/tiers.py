@@ -277,14 +277,14 @@ def demands_of(
 ) -> Iterator[Demand]:
     """Yield what each tier needs beyond the pods that are on nodes that stay.
 
-    A pod on a node that is lost needs a new place in the same pass. Where the guardrail gpuModels holds, pools of other models
-    are out.
+    A pod on a node that is lost needs a new place in the same pass, and what a rollout has beyond its replicas needs one, too: else
+    it would wait for ever where the nodes are full. Where the guardrail gpuModels holds, pools of other models are out.
     """
     allowed = None
     if tiers.workload.guardrails.gpu_models is not None:
         allowed = frozenset(pool.name for pool in pools if model_allowed(tiers.workload, pool))
     source = tiers.source
-    homeless = baseline - _housed(tiers.source_pods, fleet)
+    homeless = _homeless(tiers.source_pods, baseline, replicas=source.replicas, fleet=fleet)
     if homeless > 0:
         yield Demand(
             owner=source.uid,
@@ -296,8 +296,9 @@ def demands_of(
             pools=allowed,
             priority=source.priority,
         )
-    stands = (Stand.GOOD, Stand.BOOTING, Stand.BROKEN)
-    homeless = burst - sum(_housed(tiers.burst.of(stand), fleet) for stand in stands)
+    burst_pods = [pod for found in tiers.burst.by_stand.values() for pod in found]
+    burst_now = tiers.twin.replicas if tiers.twin is not None else 0
+    homeless = _homeless(burst_pods, burst, replicas=burst_now, fleet=fleet)
     if homeless > 0 and tiers.pools:
         yield Demand(
             owner=tiers.twin.uid if tiers.twin is not None else source.uid,
@@ -311,15 +312,19 @@ def demands_of(
         )
 
 
-def _housed(pods: Iterable[Pod], fleet: Fleet) -> int:
-    return sum(
-        1
-        for pod in pods
-        if pod.node is not None
-        and pod.phase is not PodPhase.TERMINATING
-        and not fleet.is_doomed(pod.node)
-        and pod.phase is not PodPhase.FINISHED
-    )
+def _homeless(pods: Iterable[Pod], wanted: int, *, replicas: int, fleet: Fleet) -> int:
+    """Return how many of *wanted* pods have no node that stays, with those that a rollout has beyond *replicas*."""
+    housed, waiting = 0, 0
+    revisions = set()
+    for pod in pods:
+        if pod.phase in (PodPhase.TERMINATING, PodPhase.FINISHED) or fleet.is_doomed(pod.node):
+            continue
+        revisions.add(pod.owner_uid)
+        housed += pod.node is not None
+        waiting += pod.node is None
+    # 2 replicas: 2 old ones have a node, 1 new one waits for one: 2 + 1 - 2 = 1. A reduction has too many of one revision only.
+    surge = min(waiting, max(0, housed + waiting - replicas)) if len(revisions) > 1 else 0
+    return wanted + surge - housed
 
 
 def capacity_view(
