@@ -19,7 +19,7 @@ demo: binaries ## Watch a GPU burst come and go on a real control plane (5 minut
 test: test-fast test-cluster ## Run every test, fast ones first
 
 test-fast: setup ## Run the tests that need no control plane (under a minute)
-	$(BIN)/pytest -m "not cluster and not bench" tests
+	$(BIN)/pytest -n 2 -m "not cluster and not bench" tests
 
 # Two control planes side by side: these tests mostly wait for windows to pass.
 test-cluster: binaries ## Run the tests on the real control plane

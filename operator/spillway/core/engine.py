@@ -124,17 +124,13 @@ def _observe_all(
         if absent is not None or deployment is None:
             decisions[workload.key] = _undecided(workload, deployment, absent, found)
             continue
-        twin = capacity.twins.get(deployment.uid)
         try:
             yield _observe(
                 workload,
                 deployment,
                 _memory_of(memory.workloads.get(workload.uid, nothing), deployment, now=now),
                 pods=pods,
-                operations=(
-                    *operations.get(workload.target_key, ()),
-                    *operations.get(twin.key if twin is not None else _twin_key(deployment), ()),
-                ),
+                operations=_operations_on(deployment, capacity.twins.get(deployment.uid), operations),
                 found=found,
                 capacity=capacity,
                 snapshot=snapshot,
@@ -183,6 +179,16 @@ def _operations_by_target(operations: Iterable[Operation]) -> Mapping[ObjectKey,
             case _:
                 pass
     return {target: tuple(found) for target, found in grouped.items()}
+
+
+def _operations_on(
+    source: Deployment, twin: Deployment | None, operations: Mapping[ObjectKey, tuple[Operation, ...]]
+) -> tuple[Operation, ...]:
+    """Return the acts on a Deployment and on its twin, one that is only being made included."""
+    if not operations:
+        return ()
+    twin_key = twin.key if twin is not None else _twin_key(source)
+    return (*operations.get(source.key, ()), *operations.get(twin_key, ()))
 
 
 def _memory_of(memory: WorkloadMemory, deployment: Deployment, *, now: datetime) -> WorkloadMemory:

@@ -84,7 +84,9 @@ def plan_nodes(
 
 
 def _demands(orders: Iterable[Order], snapshot: Snapshot, fleet: Fleet) -> Iterator[Demand]:
-    """Yield what every workload that may act needs; one that only observes buys nothing."""
+    """Yield what every workload that may act needs; one that only observes buys nothing. Without a pool to size nobody asks."""
+    if not any(pool.is_sizable for pool in snapshot.pools):
+        return
     for order in orders:
         if order.is_active:
             yield from demands_of(
@@ -94,6 +96,8 @@ def _demands(orders: Iterable[Order], snapshot: Snapshot, fleet: Fleet) -> Itera
 
 def _movable(orders: Iterable[Order], snapshot: Snapshot) -> frozenset[str]:
     """Return the ReplicaSets whose pods a voluntary drain may evict: those of active workloads in mode Enforce."""
+    if not any(pool.is_sizable for pool in snapshot.pools):
+        return frozenset()
     deployments = {
         uid
         for order in orders
