@@ -112,6 +112,8 @@ def workload_status(
         status["lastScaleTime"] = seconds_time(now)
     elif "lastScaleTime" in stored:
         status["lastScaleTime"] = stored["lastScaleTime"]
+    if _knows_no_more(decision) and "capacity" in stored:
+        status["capacity"] = stored["capacity"]
     status |= last | {"decisions": decisions, "conditions": conditions}
     return StatusUpdate(status=status, changed=status != dict(stored), turned=turned)
 
@@ -119,7 +121,14 @@ def workload_status(
 def _dropped(decision: Decision) -> frozenset[ConditionType]:
     """Return the conditions that were told of a burst which is no more."""
     view = decision.placement
+    if _knows_no_more(decision):
+        return frozenset()
     return frozenset() if view is not None and _concerns(view) else TIER_CONDITIONS
+
+
+def _knows_no_more(decision: Decision) -> bool:
+    """Whether a defect kept it from being decided: what was stored of a burst is still the best that is known."""
+    return decision.inactive is not None and decision.inactive.reason is InactiveReason.INTERNAL_ERROR
 
 
 def invalid_status(invalid: Invalid, *, stored: Stored, now: datetime) -> StatusUpdate:
@@ -251,7 +260,7 @@ def _capacity_status(view: CapacityView | None, converted: Converted) -> api.Cap
         ready_on_demand=split.good_baseline,
         ready_burst=split.good_burst,
         twin=split.twin or None,
-        pools=split.pools or None,
+        pools=split.pools[: api.MAX_POOLS] or None,
     )
 
 
