@@ -13,6 +13,7 @@ from spillway.core.model import (
     Deployment,
     Mode,
     Pod,
+    PodPhase,
     PodRef,
     ReplicaAct,
     SetReplicas,
@@ -168,17 +169,23 @@ def _serving(pods: Iterable[tuple[Pod, int]], capacity: Capacity) -> int:
 def _cleared_costs(
     pods: PodsOf, *, shrinking: Set[str], busy: Set[str], snapshot: Snapshot
 ) -> Iterator[ClearDeletionCost]:
-    """Yield one act for all pods that outlived the reduction which marked them."""
-    subjects = (
-        {f"deployment {found.key}": found.uid for found in snapshot.deployments.values()} if busy else {}
-    )
-    held = shrinking | {uid for subject, uid in subjects.items() if subject in busy}
-    marked = tuple(
-        PodRef(pod.key, pod.uid)
-        for uid, found in pods.items()
-        if uid not in held
-        for pod, _ in found
-        if pod.hints.get(DELETION_COST_ANNOTATION) == str(DELETION_COST)
-    )
-    if marked and "deletion costs" not in busy:
-        yield ClearDeletionCost(pods=marked)
+    """Yield one act for all pods that outlived the reduction which marked them.
+
+    A reduction is over once the ReplicaSet has taken as many pods as it was told: until then the mark still chooses.
+    """
+    touched = {uid for uid, found in pods.items() if any(_is_marked(pod) for pod, _ in found)}
+    if not touched or "deletion costs" in busy:
+        return
+    marked: list[PodRef] = []
+    for deployment in snapshot.deployments.values():
+        if deployment.uid not in touched - shrinking or f"deployment {deployment.key}" in busy:
+            continue
+        live = [pod for pod, _ in pods.get(deployment.uid, ()) if pod.phase is not PodPhase.TERMINATING]
+        if len(live) <= deployment.replicas:
+            marked += [PodRef(pod.key, pod.uid) for pod in live if _is_marked(pod)]
+    if marked:
+        yield ClearDeletionCost(pods=tuple(marked))
+
+
+def _is_marked(pod: Pod) -> bool:
+    return bool(pod.hints) and pod.hints.get(DELETION_COST_ANNOTATION) == str(DELETION_COST)
