@@ -85,7 +85,8 @@ def lawful(fleet: FleetScene, *, insists: bool = False, **spec: Any) -> Iterator
 
     *spec* is laid over that of each pool. With *insists* pods may be deleted, since a node's end waits for no budget.
     """
-    pools = standard_pools(fleet, **spec)
+    short = [pool.removeprefix(f"{fleet.namespace}-") for pool in fleet.market.pools[1:]]
+    pools = standard_pools(fleet, spot=short, **spec)
     mark = fleet.scene.cluster.audit_mark()
     try:
         with BaselineWatch(fleet) as watch:
