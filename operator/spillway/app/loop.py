@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -12,7 +12,7 @@ from spillway.app.activity import ActivityCollector
 from spillway.app.caches import Caches
 from spillway.app.metrics import Metrics
 from spillway.app.operations import HoldsLease, Operations, Seen
-from spillway.app.pool_states import PoolCollector
+from spillway.app.pool_states import PoolCollector, doubted
 from spillway.app.report import Reporter
 from spillway.app.snapshots import SnapshotBuilder, Timings, View
 from spillway.app.wakeup import Leadership, Wakeup
@@ -26,7 +26,6 @@ from spillway.core.model import (
     Mode,
     Operation,
     OperationState,
-    PoolState,
     SetReplicas,
     Snapshot,
 )
@@ -204,16 +203,10 @@ class Loop:
             collection=self.activity.serial,
             operations=operations,
             fleet_mode=self.fleet_mode(),
-            pool_states=self._pool_states(),
+            pool_states=doubted(
+                self.pool_states.latest(), self.caches.pools_blinded_by(self.timings.cache_max_age)
+            ),
         )
-
-    def _pool_states(self) -> Mapping[str, PoolState]:
-        """Return what the providers said. Where the nodes are not seen, nothing may be concluded from it."""
-        states = self.pool_states.latest()
-        blinded_by = self.caches.pools_blinded_by(self.timings.cache_max_age)
-        if not blinded_by:
-            return states
-        return {name: replace(state, error=blinded_by) for name, state in states.items()}
 
     def _note(self, operation: Operation) -> None:
         """Tell of an act that ended; every one is seen ended exactly once."""

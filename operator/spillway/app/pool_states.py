@@ -143,6 +143,14 @@ class PoolCollector:
             self._wake("pool state")
 
 
+def doubted(states: Mapping[str, PoolState], why: str) -> Mapping[str, PoolState]:
+    """Return *states* as ones of which nothing may be concluded because of *why*; unchanged where there is no why.
+
+    Where the nodes are not seen, every machine would look like one that boots.
+    """
+    return {name: replace(state, error=why) for name, state in states.items()} if why else states
+
+
 def _source(pool: NodePool, name: str) -> _Source:
     return pool.uid, pool.provider, name
 

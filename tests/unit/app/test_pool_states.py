@@ -7,11 +7,11 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
-from tests.builders import NOW, make_pool
+from tests.builders import NOW, make_pool, make_snapshot, plan_of
 
 from spillway.adapters.cloud.base import CloudError, Throttled
-from spillway.app.pool_states import PoolCollector
-from spillway.core.model import Instance, InstanceState, NodePool, PoolState, ProviderType
+from spillway.app.pool_states import PoolCollector, doubted
+from spillway.core.model import GrowPool, Instance, InstanceState, Mode, NodePool, PoolState, ProviderType
 
 pytestmark = pytest.mark.looptime
 
@@ -244,3 +244,19 @@ async def test_a_pool_is_led_to_its_provider_and_its_name_there(cloud: Cloud) ->
     assert desk.collector.provider_of("spot-a") == (cloud, "spot-a-there")
     assert desk.collector.provider_of("theirs") is None
     assert desk.collector.provider_of("unknown") is None
+
+
+def sized(states: dict[str, PoolState]) -> tuple[GrowPool, ...]:
+    """Return what a plan asks of a pool with minNodes 2 whose provider said this."""
+    pool = replace(A, mode=Mode.ENFORCE, min_nodes=2, max_nodes=4)
+    plan = plan_of(make_snapshot((), pods=(), pools=(pool,), pool_states=states))
+    return tuple(act for act in plan.acts if isinstance(act, GrowPool))
+
+
+def test_no_node_is_asked_for_while_the_nodes_are_not_seen() -> None:
+    said = {"spot-a": PoolState(at=NOW, desired=0)}
+
+    assert sized(dict(doubted(said, ""))) == (
+        GrowPool(pool="spot-a", pool_uid="pool-spot-a", before=0, to=2),
+    )
+    assert sized(dict(doubted(said, "the nodes cannot be read: nodes is forbidden"))) == ()
