@@ -1,0 +1,371 @@
+"""A small cluster in simulated time: what `core.engine.decide` is shown, and what its acts come to.
+
+One Deployment and its twin, one replica a node, the market in process. Pods go onto free nodes that accept them, load for a while
+and serve; a node that is taken back is told so first. GPU utilization saturates at 1. Unchanged objects are shared between steps.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Final
+
+from spillway.adapters.cloud.base import CloudError
+from spillway.adapters.cloud.simulated import Market
+from spillway.adapters.cloud.simulated.machines import Machine
+from spillway.core import engine
+from spillway.core.confirm import Key, Pending, confirm
+from spillway.core.memory import Memory
+from spillway.core.model import (
+    Act,
+    ApplyTwin,
+    CancelUnfulfilled,
+    CordonMark,
+    CordonNode,
+    DeleteTwin,
+    Deployment,
+    DrainNode,
+    EvictDoomed,
+    GrowPool,
+    InstanceState,
+    Node,
+    NodePool,
+    ObjectKey,
+    Operation,
+    OperationState,
+    Pod,
+    PodPhase,
+    PoolState,
+    ReplicaSet,
+    SetReplicas,
+    Snapshot,
+    TwinFacts,
+    UncordonNode,
+    Workload,
+)
+from spillway.core.plan import Plan
+from spillway.core.scheduling import Constraints, Taint, Toleration
+from spillway.core.signal import Collected, DeviceSample, Liveness
+
+GPU: Final = "nvidia.com/gpu"
+SPOT_TAINT: Final = Taint("spot", "true")
+NOTICE_TAINT: Final = Taint("aws-node-termination-handler/spot-itn")
+ONE: Final[Mapping[str, int]] = {GPU: 1, "pods": 1}
+ON_SPOT: Final = Constraints(tolerations=(Toleration(key="spot", value="true"),))
+NAMESPACE: Final = "sim"
+SAMPLES: Final = 6  # of ten seconds each, in the minute that utilization is a mean of
+
+
+@dataclass(slots=True)
+class _Replica:
+    """A live pod: which Deployment it is of, its node, and when it serves."""
+
+    pod: Pod
+    tier: str
+    serves_at: datetime | None = None
+
+
+@dataclass(slots=True)
+class SimCluster:
+    """One workload on pools of *market*. `step` plays ten seconds or so; `ready` is what serves."""
+
+    workload: Workload
+    pools: tuple[NodePool, ...]
+    market: Market
+    load_time: timedelta
+    evaluation: timedelta
+    hold: timedelta
+    now: datetime
+    memory: Memory = field(default_factory=Memory)
+    plan: Plan | None = None
+    _pending: Mapping[Key, Pending] = field(default_factory=dict)
+    _operations: tuple[Operation, ...] = ()
+    _replicas: dict[str, _Replica] = field(default_factory=dict)
+    _counts: dict[str, int] = field(default_factory=dict)
+    _twin: TwinFacts | None = None
+    _marks: dict[str, CordonMark] = field(default_factory=dict)
+    _nodes: dict[str, Node] = field(default_factory=dict)
+    _states: dict[str, PoolState] = field(default_factory=dict)
+    _readings: deque[float] = field(default_factory=lambda: deque(maxlen=SAMPLES))
+    _collection: int = 0
+    _serial: int = 0
+    _due: datetime | None = None
+
+    @property
+    def source(self) -> ObjectKey:
+        return self.workload.target_key
+
+    @property
+    def ready(self) -> int:
+        """Replicas that serve."""
+        return sum(1 for found in self._replicas.values() if found.pod.phase is PodPhase.READY)
+
+    def ready_by_tier(self) -> tuple[int, int]:
+        """Replicas that serve on demand and on spot."""
+        spot = sum(
+            1 for found in self._replicas.values() if found.pod.phase is PodPhase.READY and found.tier == "burst"
+        )
+        return self.ready - spot, spot
+
+    def start(self, replicas: int) -> None:
+        """Begin with so many replicas of the source, asked for and not yet there."""
+        self._counts["source"] = replicas
+        self._due = self.now
+
+    def step(self, now: datetime, load: float) -> None:
+        """Let everything happen until *now* under *load*, and decide where an evaluation is due or something happened."""
+        self.now = now
+        self.market.advance(now)
+        changed = self._see_nodes()
+        changed |= self._keep_counts()
+        changed |= self._schedule()
+        changed |= self._serve()
+        ready = self.ready
+        self._readings.append(min(1.0, load / ready) if ready else 1.0)
+        if self._due is None or now >= self._due or changed:
+            self._decide()
+
+    # What the cluster does by itself
+
+    def _see_nodes(self) -> bool:
+        """Make Nodes of machines that run, and lose what was on those that went."""
+        seen: dict[str, Node] = {}
+        for pool in self.pools:
+            for machine in self.market.machines(pool.name):
+                if machine.joined:
+                    node = self._node(pool, machine)
+                    seen[node.name] = node
+        gone = self._nodes.keys() - seen.keys()
+        changed = bool(gone) or any(self._nodes.get(name) is not node for name, node in seen.items())
+        self._nodes = seen
+        for uid, found in list(self._replicas.items()):
+            if found.pod.node in gone:
+                del self._replicas[uid]
+        for name in gone:
+            self._marks.pop(name, None)
+        return changed
+
+    def _node(self, pool: NodePool, machine: Machine) -> Node:
+        known = self._nodes.get(machine.node)
+        mark = self._marks.get(machine.node)
+        taints = (*pool.taints, *((NOTICE_TAINT,) if machine.notice is not None else ()))
+        if known is not None and known.taints == taints and known.mark == mark:
+            return known
+        return Node(
+            name=machine.node,
+            uid=machine.id,
+            ready=True,
+            unschedulable=mark is not None,
+            labels=pool.selector,
+            devices={GPU: 1},
+            allocatable={GPU: 1, "pods": 110},
+            taints=taints,
+            mark=mark,
+            created_at=machine.since,
+            provider_id=machine.id,
+        )
+
+    def _keep_counts(self) -> bool:
+        """Make and end pods as ReplicaSets do: those without a node go first, then the newest."""
+        changed = False
+        for tier, count in self._counts.items():
+            own = [found for found in self._replicas.values() if found.tier == tier]
+            for _ in range(count - len(own)):
+                self._add(tier)
+                changed = True
+            surplus = len(own) - count
+            if surplus > 0:
+                own.sort(key=lambda found: (found.pod.node is None, found.pod.phase is not PodPhase.READY, found.pod.created_at), reverse=True)
+                for found in own[:surplus]:
+                    del self._replicas[found.pod.uid]
+                changed = True
+        return changed
+
+    def _add(self, tier: str) -> None:
+        self._serial += 1
+        name = f"{tier}-{self._serial}"
+        self._replicas[name] = _Replica(
+            pod=Pod(
+                key=ObjectKey(NAMESPACE, name),
+                uid=name,
+                owner_uid=f"rs-{tier}",
+                owner_kind="ReplicaSet",
+                phase=PodPhase.UNSCHEDULABLE,
+                created_at=self.now,
+                since=self.now,
+                gpus=1,
+                devices={GPU: 1},
+                requests=ONE,
+                constraints=ON_SPOT_ONLY if tier == "burst" else Constraints(),
+            ),
+            tier=tier,
+        )
+
+    def _schedule(self) -> bool:
+        taken = {found.pod.node for found in self._replicas.values()}
+        free = [node for name, node in sorted(self._nodes.items()) if name not in taken and not node.unschedulable]
+        changed = False
+        for found in self._replicas.values():
+            if found.pod.node is not None:
+                continue
+            node = next((item for item in free if _takes(item, found)), None)
+            if node is None:
+                continue
+            free.remove(node)
+            found.pod = replace(found.pod, node=node.name, phase=PodPhase.LOADING, since=self.now)
+            found.serves_at = self.now + self.load_time
+            changed = True
+        return changed
+
+    def _serve(self) -> bool:
+        changed = False
+        for found in self._replicas.values():
+            if found.serves_at is not None and self.now >= found.serves_at:
+                found.pod = replace(found.pod, phase=PodPhase.READY, since=self.now)
+                found.serves_at = None
+                changed = True
+        return changed
+
+    # What the operator does
+
+    def _decide(self) -> None:
+        if self._due is None or self.now >= self._due:
+            self._due = self.now + self.evaluation
+            self._collection += 1
+        snapshot = self._snapshot()
+        plan = engine.decide(snapshot, self.memory, self.now)
+        confirmed = confirm(
+            plan.acts, self._pending, now=self.now, collection=self._collection, hold=self.hold
+        )
+        self.plan, self.memory, self._pending = plan, plan.memory, confirmed.pending
+        self._operations = tuple(self._carry_out(act) for act in confirmed.acts)
+
+    def _snapshot(self) -> Snapshot:
+        states = {pool.name: self.market.describe(pool.name, now=self.now) for pool in self.pools}
+        pods = tuple(found.pod for found in self._replicas.values())
+        mean = sum(self._readings) / len(self._readings)
+        sample = (DeviceSample(device="gpu", mean=mean, sampled_at=self.now, liveness=Liveness.RISING),)
+        return Snapshot(
+            workloads=(self.workload,),
+            deployments=self._deployments(),
+            replica_sets=_REPLICA_SETS,
+            pods=pods,
+            activity=Collected(
+                at=self.now,
+                pods={
+                    (NAMESPACE, pod.key.name): sample for pod in pods if pod.phase is PodPhase.READY
+                },
+            ),
+            collection=self._collection,
+            operations=self._operations,
+            nodes=tuple(self._nodes.values()),
+            pools=self.pools,
+            pool_states=states,
+            evaluation=self.evaluation,
+        )
+
+    def _deployments(self) -> Mapping[ObjectKey, Deployment]:
+        found = {self.source: self._deployment("source", self.source, None)}
+        if self._twin is not None:
+            key = ObjectKey(NAMESPACE, f"{self.source.name}-burst")
+            found[key] = self._deployment("burst", key, self._twin)
+        return found
+
+    def _deployment(self, tier: str, key: ObjectKey, twin: TwinFacts | None) -> Deployment:
+        count = self._counts.get(tier, 0)
+        return Deployment(
+            key=key,
+            uid=f"deployment-{tier}",
+            resource_version="1",
+            generation=1,
+            observed_generation=1,
+            replicas=count,
+            updated_replicas=count,
+            status_replicas=count,
+            selector="app=sim",
+            gpus_per_pod=1,
+            revision=1,
+            requests=ONE,
+            constraints=ON_SPOT_ONLY if twin is not None else Constraints(),
+            template="sim",
+            twin=twin,
+        )
+
+    def _carry_out(self, act: Act) -> Operation:
+        try:
+            self._do(act)
+        except CloudError as exc:
+            return Operation(act=act, state=OperationState.FAILED, error=str(exc))
+        return Operation(act=act, state=OperationState.LANDED)
+
+    def _do(self, act: Act) -> None:
+        match act:
+            case SetReplicas():
+                self._set(act)
+            case ApplyTwin():
+                self._counts["burst"] = act.replicas
+                self._twin = TwinFacts(
+                    workload_uid=act.workload_uid,
+                    source_uid=act.source_uid,
+                    template=act.template,
+                    pools=tuple(pool.name for pool in act.pools),
+                )
+            case DeleteTwin():
+                self._counts.pop("burst", None)
+                self._twin = None
+            case GrowPool():
+                self.market.grow(act.pool, to=act.to, before=act.before, token=self._token(), now=self.now)
+            case CancelUnfulfilled():
+                self.market.cancel_unfulfilled(
+                    act.pool, to=act.to, before=act.before, token=self._token(), now=self.now
+                )
+            case CordonNode():
+                self._marks[act.node] = CordonMark(cause=act.cause, id=act.id, since=self.now)
+            case UncordonNode():
+                self._marks.pop(act.node, None)
+            case EvictDoomed():
+                pass  # pods serve on until their machine goes, as a notice lets them
+            case DrainNode():
+                self._drain(act)
+            case _:
+                pass
+
+    def _set(self, act: SetReplicas) -> None:
+        tier = "source" if act.target == self.source else "burst"
+        self._counts[tier] = act.to
+        for victim in act.victims[: act.before - act.to]:
+            self._replicas.pop(victim.uid, None)
+
+    def _drain(self, act: DrainNode) -> None:
+        for uid, found in list(self._replicas.items()):
+            if found.pod.node == act.node:
+                del self._replicas[uid]
+        self.market.remove(act.pool, instance=act.instance, node=act.node, token=act.id, now=self.now)
+
+    def _token(self) -> str:
+        self._serial += 1
+        return f"t{self._serial}"
+
+
+ON_SPOT_ONLY: Final = replace(ON_SPOT, node_selector={"kind": "spot"})
+_REPLICA_SETS: Final = tuple(
+    ReplicaSet(
+        key=ObjectKey(NAMESPACE, f"rs-{tier}"), uid=f"rs-{tier}", owner_uid=f"deployment-{tier}", revision=1
+    )
+    for tier in ("source", "burst")
+)
+
+
+def _takes(node: Node, found: _Replica) -> bool:
+    return found.pod.constraints.accepts(node.labels, node.taints)
+
+
+def dollars(market: Market, now: datetime) -> Mapping[str, Decimal]:
+    """Return what each pool has cost so far."""
+    return {name: bill.cost or Decimal(0) for name, bill in market.ledger(now=now).items()}
+
+
+def serving(machines: Iterable[Machine]) -> int:
+    """Return how many machines run."""
+    return sum(1 for found in machines if found.state is InstanceState.RUNNING)
