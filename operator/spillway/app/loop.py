@@ -198,6 +198,7 @@ class Loop:
         )
         for operation in operations:
             self._note(operation)
+        self.pool_states.ask_unheard()
         return self.builder.build(
             activity=self.activity.latest(),
             collection=self.activity.serial,

@@ -65,6 +65,15 @@ class PoolCollector:
         self._asked.add(pool)
         self._hurry.set()
 
+    def ask_unheard(self) -> None:
+        """Ask about pools that are new, rather than at their turn: until then nothing may be decided on them."""
+        for pool, name in self._pools():
+            running = self._asking.get(pool.name)
+            is_asked = running is not None and not running.done()
+            is_heard = _source(pool, name) in self._states
+            if not (is_asked or is_heard or pool.provider is ProviderType.EXTERNAL):
+                self.ask(pool.name)
+
     def provider_of(self, pool: str) -> tuple[Provider, str] | None:
         """Return who answers for *pool* and its name there; None for a pool without a provider that is set up."""
         for found, name in self._pools():

@@ -260,3 +260,33 @@ def test_no_node_is_asked_for_while_the_nodes_are_not_seen() -> None:
         GrowPool(pool="spot-a", pool_uid="pool-spot-a", before=0, to=2),
     )
     assert sized(dict(doubted(said, "the nodes cannot be read: nodes is forbidden"))) == ()
+
+
+async def test_a_pool_that_is_new_is_asked_about_before_its_turn(cloud: Cloud) -> None:
+    async with collecting(cloud, A) as desk:
+        desk.pools.append((B, "spot-b-there"))
+        desk.collector.ask_unheard()
+        await asyncio.sleep(UNTIL_ASKED)
+
+        assert cloud.asked == ["spot-a-there", "spot-b-there"]
+
+
+async def test_a_new_pool_is_asked_about_once_however_many_passes_wait_for_it(cloud: Cloud) -> None:
+    cloud.seconds["spot-a-there"] = 3
+
+    async with collecting(cloud, A) as desk:
+        for _ in range(5):
+            desk.collector.ask_unheard()
+            await asyncio.sleep(1)
+
+        assert cloud.asked == ["spot-a-there"]
+
+
+async def test_a_pool_that_failed_waits_for_its_turn(cloud: Cloud) -> None:
+    cloud.says["spot-a-there"] = CloudError("spot-a-there", "no")
+
+    async with collecting(cloud, A) as desk:
+        desk.collector.ask_unheard()
+        await asyncio.sleep(5)
+
+        assert cloud.asked == ["spot-a-there"]
