@@ -251,6 +251,9 @@ def _finding(
     if uncovered and s.rules.policy is FallbackPolicy.WAIT:
         message = f"{uncovered} of {need} burst replicas have no spot node and wait for one, as fallback.policy Wait says"
         return Finding(reason=FallbackReason.WAITING, message=message)
+    if view.booting:
+        message = f"{need} replicas above the baseline are on spot or on their way there"
+        return Finding(reason=FallbackReason.NOT_NEEDED, message=message)
     message = f"Spot carries all {need} replicas above the baseline" if need else "Nothing is wanted on spot"
     return Finding(reason=FallbackReason.NOT_NEEDED, message=message)
 

@@ -1,6 +1,14 @@
 """How `explain` tells what stands on demand, what on spot, and why."""
 
-from tests.builders import make_capacity, make_node, make_pool, make_snapshot, make_workload
+from tests.builders import (
+    make_capacity,
+    make_deployment,
+    make_node,
+    make_pods,
+    make_pool,
+    make_snapshot,
+    make_workload,
+)
 from tests.unit.app.test_explain import text
 
 from spillway.core.model import CapacityType
@@ -25,6 +33,20 @@ def test_a_burst_shows_both_tiers_and_the_finding_behind_each_condition() -> Non
         "  fallback  Returning: 2 of 2 replicas above the baseline run on demand"
     ) in printed
     assert "\n  baseline  Isolated: Taints or labels keep the baseline off spot-a\n" in printed
+
+
+def test_spot_that_is_on_its_way_is_not_said_to_carry_replicas() -> None:
+    printed = text(
+        make_snapshot(
+            make_workload(replicas=4, capacity=make_capacity(2)),
+            make_deployment(replicas=2),
+            pods=make_pods(2),
+            nodes=(make_node(),),
+            pools=(make_pool(), SPOT),
+        )
+    )
+
+    assert "  fallback  NotNeeded: 2 replicas above the baseline are on spot or on their way there" in printed
 
 
 def test_a_workload_that_never_bursts_says_nothing_of_tiers() -> None:
