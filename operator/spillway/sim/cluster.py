@@ -5,10 +5,9 @@ and serve; a node that is taken back is told so first. GPU utilization saturates
 """
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from decimal import Decimal
 from typing import Final
 
 from spillway.adapters.cloud.base import CloudError
@@ -28,7 +27,6 @@ from spillway.core.model import (
     DrainNode,
     EvictDoomed,
     GrowPool,
-    InstanceState,
     Node,
     NodePool,
     ObjectKey,
@@ -36,7 +34,6 @@ from spillway.core.model import (
     OperationState,
     Pod,
     PodPhase,
-    PoolState,
     ReplicaSet,
     SetReplicas,
     Snapshot,
@@ -54,6 +51,8 @@ NOTICE_TAINT: Final = Taint("aws-node-termination-handler/spot-itn")
 ONE: Final[Mapping[str, int]] = {GPU: 1, "pods": 1}
 ON_SPOT: Final = Constraints(tolerations=(Toleration(key="spot", value="true"),))
 NAMESPACE: Final = "sim"
+SOURCE: Final = "source"
+BURST: Final = "burst"
 SAMPLES: Final = 6  # of ten seconds each, in the minute that utilization is a mean of
 
 
@@ -86,7 +85,6 @@ class SimCluster:
     _twin: TwinFacts | None = None
     _marks: dict[str, CordonMark] = field(default_factory=dict)
     _nodes: dict[str, Node] = field(default_factory=dict)
-    _states: dict[str, PoolState] = field(default_factory=dict)
     _readings: deque[float] = field(default_factory=lambda: deque(maxlen=SAMPLES))
     _collection: int = 0
     _serial: int = 0
@@ -94,23 +92,23 @@ class SimCluster:
 
     @property
     def source(self) -> ObjectKey:
+        """The Deployment that the workload names."""
         return self.workload.target_key
 
     @property
     def ready(self) -> int:
         """Replicas that serve."""
-        return sum(1 for found in self._replicas.values() if found.pod.phase is PodPhase.READY)
+        return sum(self.serving())
 
-    def ready_by_tier(self) -> tuple[int, int]:
-        """Replicas that serve on demand and on spot."""
-        spot = sum(
-            1 for found in self._replicas.values() if found.pod.phase is PodPhase.READY and found.tier == "burst"
-        )
-        return self.ready - spot, spot
+    def serving(self) -> tuple[int, int]:
+        """Replicas that serve on demand, and on spot."""
+        tiers = [found.tier for found in self._replicas.values() if found.pod.phase is PodPhase.READY]
+        spot = tiers.count(BURST)
+        return len(tiers) - spot, spot
 
-    def start(self, replicas: int) -> None:
+    def begin(self, replicas: int) -> None:
         """Begin with so many replicas of the source, asked for and not yet there."""
-        self._counts["source"] = replicas
+        self._counts[SOURCE] = max(replicas, self.workload.min_replicas)
         self._due = self.now
 
     def step(self, now: datetime, load: float) -> None:
@@ -176,8 +174,7 @@ class SimCluster:
                 changed = True
             surplus = len(own) - count
             if surplus > 0:
-                own.sort(key=lambda found: (found.pod.node is None, found.pod.phase is not PodPhase.READY, found.pod.created_at), reverse=True)
-                for found in own[:surplus]:
+                for found in sorted(own, key=_goes_first)[:surplus]:
                     del self._replicas[found.pod.uid]
                 changed = True
         return changed
@@ -197,14 +194,16 @@ class SimCluster:
                 gpus=1,
                 devices={GPU: 1},
                 requests=ONE,
-                constraints=ON_SPOT_ONLY if tier == "burst" else Constraints(),
+                constraints=ON_SPOT_ONLY if tier == BURST else Constraints(),
             ),
             tier=tier,
         )
 
     def _schedule(self) -> bool:
         taken = {found.pod.node for found in self._replicas.values()}
-        free = [node for name, node in sorted(self._nodes.items()) if name not in taken and not node.unschedulable]
+        free = [
+            node for name, node in sorted(self._nodes.items()) if name not in taken and not node.unschedulable
+        ]
         changed = False
         for found in self._replicas.values():
             if found.pod.node is not None:
@@ -253,9 +252,7 @@ class SimCluster:
             pods=pods,
             activity=Collected(
                 at=self.now,
-                pods={
-                    (NAMESPACE, pod.key.name): sample for pod in pods if pod.phase is PodPhase.READY
-                },
+                pods={(NAMESPACE, pod.key.name): sample for pod in pods if pod.phase is PodPhase.READY},
             ),
             collection=self._collection,
             operations=self._operations,
@@ -266,10 +263,10 @@ class SimCluster:
         )
 
     def _deployments(self) -> Mapping[ObjectKey, Deployment]:
-        found = {self.source: self._deployment("source", self.source, None)}
+        found = {self.source: self._deployment(SOURCE, self.source, None)}
         if self._twin is not None:
             key = ObjectKey(NAMESPACE, f"{self.source.name}-burst")
-            found[key] = self._deployment("burst", key, self._twin)
+            found[key] = self._deployment(BURST, key, self._twin)
         return found
 
     def _deployment(self, tier: str, key: ObjectKey, twin: TwinFacts | None) -> Deployment:
@@ -304,7 +301,7 @@ class SimCluster:
             case SetReplicas():
                 self._set(act)
             case ApplyTwin():
-                self._counts["burst"] = act.replicas
+                self._counts[BURST] = act.replicas
                 self._twin = TwinFacts(
                     workload_uid=act.workload_uid,
                     source_uid=act.source_uid,
@@ -312,7 +309,7 @@ class SimCluster:
                     pools=tuple(pool.name for pool in act.pools),
                 )
             case DeleteTwin():
-                self._counts.pop("burst", None)
+                self._counts.pop(BURST, None)
                 self._twin = None
             case GrowPool():
                 self.market.grow(act.pool, to=act.to, before=act.before, token=self._token(), now=self.now)
@@ -332,7 +329,7 @@ class SimCluster:
                 pass
 
     def _set(self, act: SetReplicas) -> None:
-        tier = "source" if act.target == self.source else "burst"
+        tier = SOURCE if act.target == self.source else BURST
         self._counts[tier] = act.to
         for victim in act.victims[: act.before - act.to]:
             self._replicas.pop(victim.uid, None)
@@ -353,19 +350,15 @@ _REPLICA_SETS: Final = tuple(
     ReplicaSet(
         key=ObjectKey(NAMESPACE, f"rs-{tier}"), uid=f"rs-{tier}", owner_uid=f"deployment-{tier}", revision=1
     )
-    for tier in ("source", "burst")
+    for tier in (SOURCE, BURST)
 )
+
+
+def _goes_first(found: _Replica) -> tuple[bool, bool, float]:
+    """As a ReplicaSet chooses: without a node, then not Ready, then the newest."""
+    pod = found.pod
+    return pod.node is not None, pod.phase is PodPhase.READY, -pod.created_at.timestamp()
 
 
 def _takes(node: Node, found: _Replica) -> bool:
     return found.pod.constraints.accepts(node.labels, node.taints)
-
-
-def dollars(market: Market, now: datetime) -> Mapping[str, Decimal]:
-    """Return what each pool has cost so far."""
-    return {name: bill.cost or Decimal(0) for name, bill in market.ledger(now=now).items()}
-
-
-def serving(machines: Iterable[Machine]) -> int:
-    """Return how many machines run."""
-    return sum(1 for found in machines if found.state is InstanceState.RUNNING)

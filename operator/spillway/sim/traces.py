@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -50,11 +51,13 @@ class Demand:
 
     def part(self, *, start: float, seconds: float) -> "Demand":
         """Return what happens from *start* on for *seconds*, counted from 0."""
-        kept = [(at, value) for at, value in zip(self.times, self.values, strict=True) if start < at < start + seconds]
+        kept = [
+            (at, value)
+            for at, value in zip(self.times, self.values, strict=True)
+            if start < at < start + seconds
+        ]
         points = [(start, self.at(start)), *kept]
-        return Demand(
-            times=tuple(at - start for at, _ in points), values=tuple(value for _, value in points)
-        )
+        return Demand(times=tuple(at - start for at, _ in points), values=tuple(value for _, value in points))
 
     def _spans(self) -> Iterable[float]:
         ends = (*self.times[1:], self.seconds)
@@ -107,9 +110,7 @@ def read_demand(path: Path, column: str | None = None) -> Demand:
     points = [(_number(path, line, row, TIME), _number(path, line, row, chosen)) for line, row in rows]
     _check_order(path, [at for at, _ in points])
     first = points[0][0]
-    return Demand(
-        times=tuple(at - first for at, _ in points), values=tuple(value for _, value in points)
-    )
+    return Demand(times=tuple(at - first for at, _ in points), values=tuple(value for _, value in points))
 
 
 def read_spot(path: Path) -> Spot:
@@ -124,7 +125,8 @@ def read_spot(path: Path) -> Spot:
     _check_order(path, times)
     zones = {
         name: _changes(
-            (at - times[0], _count(path, line, row, name)) for at, (line, row) in zip(times, rows, strict=True)
+            (at - times[0], _count(path, line, row, name))
+            for at, (line, row) in zip(times, rows, strict=True)
         )
         for name in names
     }
@@ -142,9 +144,7 @@ def _by_rows(path: Path, rows: Rows) -> Spot:
     longest = max(points[-1][0] for points in grouped.values())
     for name, points in grouped.items():
         _check_order(path, [at for at, _ in points], what=f"of pool {name}")
-    return Spot(
-        seconds=longest + 60.0, zones={name: _changes(points) for name, points in grouped.items()}
-    )
+    return Spot(seconds=longest + 60.0, zones={name: _changes(points) for name, points in grouped.items()})
 
 
 def _read(path: Path) -> tuple[list[str], Rows]:
@@ -176,16 +176,20 @@ def _number(path: Path, line: int, row: Mapping[str, str], column: str) -> float
 
 def _count(path: Path, line: int, row: Mapping[str, str], column: str) -> int:
     text = row.get(column)
-    value = 0.0 if text == "" else _number(path, line, row, column)  # an empty cell: not known, so not to be had
+    value = (
+        0.0 if text == "" else _number(path, line, row, column)
+    )  # an empty cell: not known, so not to be had
     if value != int(value):
         raise TraceError(f"{path.name}, line {line}, column {column}: {text} is no whole number of instances")
     return int(value)
 
 
 def _check_order(path: Path, times: Sequence[float], what: str = "") -> None:
-    for earlier, later in zip(times, times[1:], strict=False):
+    for earlier, later in pairwise(times):
         if later <= earlier:
-            raise TraceError(f"{path.name}: {TIME} {what} goes from {earlier:g} to {later:g}; it must only grow")
+            raise TraceError(
+                f"{path.name}: {TIME} {what} goes from {earlier:g} to {later:g}; it must only grow"
+            )
 
 
 def _changes(points: Iterable[tuple[float, int]]) -> tuple[tuple[float, int], ...]:

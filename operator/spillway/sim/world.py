@@ -20,7 +20,9 @@ STEP: Final = timedelta(seconds=10)
 START: Final = datetime(2026, 1, 1, tzinfo=UTC)
 ON_DEMAND: Final = "on-demand"
 SCORED_FROM: Final = 7200.0  # seconds: all policies begin alike, so their first hours tell nothing
-LOADS_FOR: Final = timedelta(seconds=80)  # of a cold start, after the machine has joined (traces §5: node 160, model and warm-up 80)
+LOADS_FOR: Final = timedelta(
+    seconds=80
+)  # of a cold start, after the machine has joined (traces §5: node 160, model and warm-up 80)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -380,13 +382,9 @@ class PeerFleet:
             return
         if wanted < record.desired and record.desired > len(granted):
             to = max(wanted, len(granted))
-            self.market.cancel_unfulfilled(
-                pool, to=to, before=record.desired, token=self._token(), now=now
-            )
+            self.market.cancel_unfulfilled(pool, to=to, before=record.desired, token=self._token(), now=now)
         for machine in self._to_go(granted, len(granted) - wanted, now):
-            self.market.remove(
-                pool, instance=machine.id, node=machine.node, token=self._token(), now=now
-            )
+            self.market.remove(pool, instance=machine.id, node=machine.node, token=self._token(), now=now)
 
     def _to_go(self, granted: list[Machine], count: int, now: datetime) -> list[Machine]:
         """Return what goes first: what starts, the newest first."""
