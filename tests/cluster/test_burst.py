@@ -90,6 +90,55 @@ def test_refused_spot_is_stood_in_for_and_comes_back_one_step_at_a_time(fleet: F
     assert all(before - after == 1 for before, after in pairwise(counts)), counts
 
 
+@pytest.mark.case("node-and-spot E20")
+def test_an_error_that_nobody_knows_is_no_refusal_until_the_provisioning_times_out(fleet: FleetScene) -> None:
+    for pool in spot(fleet):
+        fleet.market.refuse(pool, code="SomethingOdd")
+    llm = fleet.burst(baseline=2, replicas=2)
+    llm.serves(2, 0)
+
+    llm.workload.patch(replicas=4)
+    llm.reaches(2, 2)
+    llm.workload.watch(lambda: llm.tiers == (2, 2), 8, "what proves nothing is waited out")
+
+    llm.until(lambda: llm.ready() == (4, 0), 45, "on demand stands in after provisionTimeoutSeconds")
+    llm.workload.says("FallbackActive", "True", "ProvisionTimeout")
+
+
+@pytest.mark.case("node-and-spot E16")
+def test_where_on_demand_is_refused_too_both_are_asked_for_once(fleet: FleetScene) -> None:
+    llm = fleet.burst(baseline=2, replicas=2)
+    llm.serves(2, 0)
+    for pool in fleet.market.pools:
+        fleet.market.refuse(pool)
+    mark = fleet.scene.cluster.audit_mark()
+
+    llm.workload.patch(replicas=4)
+    llm.reaches(4, 2)
+    llm.workload.watch(lambda: llm.tiers == (4, 2), 10, "nothing goes to and fro")
+    llm.workload.says("CapacityAvailable", "False")
+
+    assert llm.workload.writes(mark) == [4]
+    for pool in fleet.market.pools:
+        fleet.market.accept(pool)
+    llm.serves(2, 2, seconds=90)
+
+
+@pytest.mark.case("node-and-spot E5")
+def test_a_lowered_baseline_moves_to_spot_one_step_at_a_time(fleet: FleetScene) -> None:
+    llm = fleet.burst(baseline=4, replicas=4)
+    llm.workload.patch(replicas=4)
+    llm.serves(4, 0)
+    mark = fleet.scene.cluster.audit_mark()
+
+    llm.workload.patch(capacity={"baselineReplicas": 2})
+    ready = noted_until(llm, lambda: sum(llm.ready()), lambda: llm.tiers == (2, 2), 60, "two are on spot")
+    llm.serves(2, 2)
+
+    assert min(ready) >= 4
+    assert llm.workload.writes(mark) == [3, 2]
+
+
 @pytest.mark.case("node-and-spot E18")
 def test_a_spot_pool_at_its_maximum_is_stood_in_for(fleet: FleetScene, pools: Pools) -> None:
     for name in ("a", "b"):
