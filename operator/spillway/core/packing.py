@@ -18,6 +18,8 @@ from spillway.core.scheduling import Constraints, Taint
 
 _UNKNOWN_PRICE: Final = Decimal("Infinity")
 _PASSING: Final = "node.kubernetes.io/"  # taints of a node's own state, which go when it is Ready
+# These say what `ready` says, and are lifted a moment after it: a Ready node that still has one takes pods very soon.
+_LATE: Final = frozenset({"node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"})
 
 
 class Tier(StrEnum):
@@ -362,21 +364,25 @@ def room_of(
         if standing is Standing.BOOTING and pool is not None and pool.name in shapes:
             room.add(_booting_bin(node, pool, shapes[pool.name], fleet.pods_on.get(name, ())))
         elif node.devices:
-            room.add(
-                Bin(
-                    name=name,
-                    pool=pool,
-                    free=free_on(node, fleet.pods_on.get(name, ())),
-                    labels=node.labels,
-                    taints=node.taints,
-                    is_strict=bool(node.allocatable),
-                )
-            )
+            room.add(_bin_of(node, pool, fleet.pods_on.get(name, ())))
     for pool in fleet.claims.pools:
         for found in promised(states.get(pool.name), fleet):
             if pool.name in shapes:
                 room.add(_new_bin(pool, shapes[pool.name], name=found, is_new=False))
     return room
+
+
+def _bin_of(node: Node, pool: NodePool | None, pods: Iterable[Pod]) -> Bin:
+    taints = tuple(taint for taint in node.taints if taint.key not in _LATE)
+    return Bin(
+        name=node.name,
+        pool=pool,
+        free=free_on(node, pods),
+        labels=node.labels,
+        taints=taints,
+        is_strict=bool(node.allocatable),
+        is_coming=len(taints) < len(node.taints),
+    )
 
 
 def promised(state: PoolState | None, fleet: Fleet) -> tuple[str, ...]:

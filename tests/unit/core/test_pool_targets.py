@@ -192,6 +192,23 @@ def test_free_nodes_are_used_before_any_is_bought() -> None:
     assert found.used_nodes == {"h100-0", "h100-1"}
 
 
+@pytest.mark.parametrize("key", ["not-ready", "unreachable"])
+def test_a_node_that_turned_ready_a_moment_ago_is_not_bought_twice(key: str) -> None:
+    ready = node(0, taints=(Taint(key=f"node.kubernetes.io/{key}"),))  # its controller lifts it later
+
+    plan = planned(demand(1), nodes=[ready], states={"h100": state(1, 1)})
+
+    assert plan.acts == ()
+
+
+def test_a_node_under_pressure_is_no_room() -> None:
+    pressed = node(0, taints=(Taint(key="node.kubernetes.io/memory-pressure"),))
+
+    plan = planned(demand(1), nodes=[pressed], states={"h100": state(1, 1)})
+
+    assert [act.to for act in plan.acts if isinstance(act, GrowPool)] == [2]
+
+
 def test_nodes_that_nobody_needs_are_not_in_the_target_and_not_taken_here() -> None:
     found = planned(nodes=(node(0), node(1), node(2)), pods=(full(1),), states={"h100": state(3, 3)})
 
