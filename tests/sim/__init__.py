@@ -1,0 +1,1 @@
+"""The simulator, on small worlds made for one fact each."""
