@@ -96,6 +96,12 @@ def _placement(placement: Document | None) -> Iterator[str]:
     tiers = placement["tiers"]
     if tiers is not None:
         yield from _labelled("tiers", _tiers(tiers), none="")
+    if placement["pools"]:
+        yield from _labelled(
+            "pools",
+            (f"{found['name']}  {found['reason']}: {found['why']}" for found in placement["pools"]),
+            none="",
+        )
     for label, name in (("burst", "burst"), ("fallback", "fallback"), ("baseline", "baselineIsolated")):
         yield f"  {label:<9} {placement[name]['reason']}: {placement[name]['message']}"
 

@@ -49,7 +49,7 @@ def picture(document: Document, note: str = "") -> RenderableType:
 def _workloads(rows: list[Document]) -> RenderableType:
     if not rows:
         return Text("No GpuWorkloads. Make one: deploy/examples/gpuworkload.yaml")
-    table = _table("WORKLOAD", "MODE", ">NOW", ">WANT", ">READY", "SIGNAL", "STATE", "REASON", "$/H")
+    table = _table("WORKLOAD", "MODE", ">NOW", ">WANT", ">READY", ">SPOT", "SIGNAL", "STATE", "REASON", "$/H")
     for row in rows:
         table.add_row(
             f"{row['namespace']}/{row['name']}",
@@ -57,12 +57,21 @@ def _workloads(rows: list[Document]) -> RenderableType:
             str(row["current"]),
             str(row["desired"]),
             str(row["ready"]),
+            _on_spot(row["tiers"]),
             str(row["signal"]).removesuffix(" cov"),
             row["state"],
             row["reason"],
             _cost(row),
         )
     return table
+
+
+def _on_spot(tiers: Document | None) -> str:
+    """Return what is ready of what is wanted on spot, and what stands in for it on demand: `4/8+4`."""
+    if tiers is None:
+        return ""
+    stands_in = f"+{tiers['fallback']}" if tiers["fallback"] else ""
+    return f"{tiers['readyBurst']}/{tiers['burst']}{stands_in}"
 
 
 def _cost(row: Document) -> str:
@@ -75,16 +84,20 @@ def _cost(row: Document) -> str:
 def _pools(rows: list[Document]) -> RenderableType:
     if not rows:
         return Text("No GpuNodePools, so costs are unknown. Make one: docs/pools.md")
-    table = _table("POOL", "TYPE", "NODES", ">GPUS USED", ">$/H", ">IDLE $/H", "PRICE FROM")
+    table = _table(
+        "POOL", "TYPE", "NODES", ">WANT", ">GPUS USED", ">$/H", ">IDLE $/H", "PRICE FROM", "REASON"
+    )
     for row in rows:
         table.add_row(
             row["name"],
             row["capacityType"],
             _nodes(row["nodes"]),
+            _or_unknown(row.get("target")),
             f"{_or_unknown(row['gpusAllocated'])}/{_or_unknown(row['gpusAllocatable'])}",
             _amount(row["hourlyCost"], row["currency"]),
             _idle(row),
             row["priceSource"],
+            row.get("reason", ""),
         )
     return table
 

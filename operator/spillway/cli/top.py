@@ -9,6 +9,7 @@ import click
 from spillway.adapters.kube.client import KubeClient
 from spillway.adapters.kube.credentials import CredentialsError
 from spillway.adapters.kube.errors import Forbidden, KubeError, NotFound
+from spillway.api.conditions import ConditionType
 from spillway.app.caches import POOLS, WORKLOADS
 from spillway.cli.live import Document, LiveError, Reach, Session, reach_options
 
@@ -99,11 +100,22 @@ def _stored_workload(item: Document) -> Document:
         "current": status.get("replicas", ABSENT),
         "desired": status.get("desiredReplicas", ABSENT),
         "ready": status.get("readyReplicas", ABSENT),
+        "tiers": _stored_tiers(status.get("capacity")),
         "signal": status.get("signal", ABSENT),
         "state": status.get("state", ABSENT),
         "reason": status.get("reason", ABSENT),
         "hourlyCost": status.get("hourlyCost"),
         "priceSource": "",
+    }
+
+
+def _stored_tiers(capacity: Document | None) -> Document | None:
+    if capacity is None or "burstReplicas" not in capacity:
+        return None
+    return {
+        "burst": capacity["burstReplicas"],
+        "readyBurst": capacity.get("readyBurst", 0),
+        "fallback": capacity.get("fallbackReplicas", 0),
     }
 
 
@@ -113,6 +125,15 @@ def _stored_pool(item: Document) -> Document:
     return {
         "name": item["metadata"]["name"],
         "capacityType": spec.get("capacityType", ABSENT),
+        "target": status.get("targetNodes"),
+        "reason": next(
+            (
+                found["reason"]
+                for found in status.get("conditions") or ()
+                if found["type"] == ConditionType.CAPACITY_AVAILABLE
+            ),
+            "",
+        ),
         "nodes": {
             "ready": nodes.get("ready", 0),
             "not_ready": nodes.get("notReady", 0),

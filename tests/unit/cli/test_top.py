@@ -20,6 +20,7 @@ WORKLOAD = {
     "current": 4,
     "desired": 6,
     "ready": 3,
+    "tiers": None,
     "signal": "0.83/0.80 100% cov",
     "state": "Fresh",
     "reason": "UtilizationHigh",
@@ -29,6 +30,8 @@ WORKLOAD = {
 POOL = {
     "name": "h100-spot",
     "capacityType": "Spot",
+    "target": 4,
+    "reason": "Growing",
     "nodes": {"ready": 3, "not_ready": 1, "cordoned": 0},
     "gpusAllocatable": 32,
     "gpusAllocated": 12,
@@ -52,24 +55,44 @@ def lines(**over: Any) -> list[str]:  # noqa: ANN401 -- any JSON
 def test_a_workload_is_one_line_from_count_to_cost() -> None:
     head, row = lines()[:2]
 
-    assert head.split() == (["WORKLOAD", "MODE", "NOW", "WANT", "READY", "SIGNAL", "STATE", "REASON", "$/H"])
+    assert head.split() == (
+        ["WORKLOAD", "MODE", "NOW", "WANT", "READY", "SPOT", "SIGNAL", "STATE", "REASON", "$/H"]
+    )
     assert " ".join(row.split()) == (
         "chat/llm UpOnly 4 6 3 0.83/0.80 100% Fresh UtilizationHigh 29.40 USD (pool)"
     )
+
+
+@pytest.mark.parametrize(
+    ("tiers", "shown"),
+    [
+        pytest.param({"burst": 8, "readyBurst": 8, "fallback": 0}, "8/8", id="spot carries the burst"),
+        pytest.param({"burst": 8, "readyBurst": 4, "fallback": 4}, "4/8+4", id="four stand in"),
+        pytest.param({"burst": 0, "readyBurst": 0, "fallback": 0}, "0/0", id="no burst is needed"),
+    ],
+)
+def test_a_burst_shows_what_is_ready_of_what_is_wanted_on_spot_and_what_stands_in(
+    tiers: dict[str, int], shown: str
+) -> None:
+    row = lines(workloads=[{**WORKLOAD, "tiers": tiers}])[1]
+
+    assert f" 3 {shown} 0.83/0.80" in " ".join(row.split())
 
 
 def test_a_pool_is_one_line_from_nodes_to_idle_cost() -> None:
     head, row = lines()[-2:]
 
     assert head.split("  ")[0] == "POOL"
-    assert " ".join(row.split()) == ("h100-spot Spot 3, 1 not ready 12/32 117.60 USD 73.50 USD pool price")
+    assert " ".join(row.split()) == (
+        "h100-spot Spot 3, 1 not ready 4 12/32 117.60 USD 73.50 USD pool price Growing"
+    )
 
 
 def test_what_is_unknown_is_not_shown_as_zero() -> None:
     pool = {**POOL, "hourlyCost": None, "gpusAllocated": None, "idleHourlyCost": {}, "priceSource": "unknown"}
 
     assert " ".join(lines(pools=[pool])[-1].split()) == (
-        "h100-spot Spot 3, 1 not ready ?/32 unknown unknown unknown"
+        "h100-spot Spot 3, 1 not ready 4 ?/32 unknown unknown unknown Growing"
     )
 
 
