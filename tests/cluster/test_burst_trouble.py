@@ -11,7 +11,7 @@ from tests.cluster.controlplane import ControlPlane
 from tests.cluster.exporter import Exporter
 from tests.cluster.faults import Action, Hang, Lose
 from tests.cluster.fleet_laws import lawful, marked, noted_until, pool_says
-from tests.cluster.fleet_scene import BurstWorkload, FleetScene, played_fleet, settle
+from tests.cluster.fleet_scene import SHORT_FALLBACK, BurstWorkload, FleetScene, played_fleet, settle
 from tests.cluster.market_process import ApiFaultKind
 from tests.cluster.operator_chart import Helm
 from tests.cluster.operator_process import FAST
@@ -22,6 +22,8 @@ QUERY = r"/api/v1/query"
 SUCCESSION_SECONDS = FAST["leaseDurationSeconds"] + 45
 # Many losses in a row are the subject of one test; in the others a breaker would hide what is looked at.
 NO_BREAKER = {"breaker": {"interruptions": 100, "withinSeconds": 1, "openSeconds": 1}}
+
+QUICK_RETURN = {**SHORT_FALLBACK, "returnStableSeconds": 1, "minResidencySeconds": 1}
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,7 @@ def machines(fleet: FleetScene) -> int:
 
 def bursting(fleet: FleetScene, *, burst: int) -> BurstWorkload:
     """Return a workload that serves with two replicas on demand and *burst* on spot."""
-    llm = fleet.burst(baseline=2, replicas=2)
+    llm = fleet.burst(baseline=2, replicas=2, capacity={"fallback": QUICK_RETURN})
     llm.workload.patch(replicas=2 + burst)
     llm.serves(2, burst, seconds=60)
     return llm
@@ -89,7 +91,7 @@ def test_a_notice_is_acted_on_while_prometheus_hangs(fleet: FleetScene) -> None:
     fleet.scene.operator.prometheus.add(Hang(), path=QUERY)
     settle(6)  # the signal is missing by now
 
-    fleet.market.reclaim(pool, notice_seconds=30)
+    fleet.market.reclaim(pool, notice_seconds=15)
     started = time.monotonic()
     llm.until(
         lambda: llm.workload.replicas == 4 and machines(fleet) > 1,
