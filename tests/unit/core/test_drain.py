@@ -768,6 +768,7 @@ def test_nothing_more_is_done_on_a_noticed_node_when(node: Node, pods: tuple[Pod
                 ),
             ),
             id="the kubelet",
+            marks=pytest.mark.case("node-and-spot E29"),
         ),
         pytest.param(noticed(unschedulable=True), id="whoever cordoned it, as termination handlers do"),
     ],
@@ -1080,3 +1081,12 @@ def test_pods_that_are_leaving_are_no_victims() -> None:
     pods = (settled(1), settled(2, phase=PodPhase.TERMINATING), settled(3, phase=PodPhase.FINISHED))
 
     assert victims(*pods, count=3) == ["1"]
+
+
+@pytest.mark.case("node-and-spot E41")
+@pytest.mark.case("node-and-spot E42")
+def test_a_node_is_kept_by_its_pods_whatever_their_gpus_do() -> None:
+    """Idle is a node that holds nothing; a warm model at 0 % goes when its workload shrinks, and unknown metrics free nobody."""
+    found = plan(machine(), pods=(settled(),))
+
+    assert found.acts == ()
