@@ -162,6 +162,13 @@ class Settings(_Section):
     node_lost_seconds: float = Field(
         default=60, ge=1, le=3600, description="A node that is NotReady for so long counts as lost."
     )
+    node_boot_seconds: float = Field(
+        default=600,
+        ge=1,
+        le=7200,
+        description="Seconds after which a machine that has not become a usable node counts as supply no more, so that another is "
+        "asked for.",
+    )
     node_gone_seconds: float = Field(
         default=60,
         ge=1,

@@ -221,6 +221,7 @@ def _timings(settings: Settings) -> Timings:
             node_lost=timedelta(seconds=settings.node_lost_seconds),
             cordon_settle=timedelta(seconds=settings.cordon_settle_seconds),
             drain_back_off=timedelta(seconds=settings.drain_back_off_seconds),
+            node_boot=timedelta(seconds=settings.node_boot_seconds),
             gone=timedelta(seconds=settings.node_gone_seconds),
             pool_stale=timedelta(seconds=settings.pool_stale_seconds),
             packing_refused=timedelta(seconds=settings.packing_refused_seconds),

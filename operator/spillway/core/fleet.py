@@ -20,7 +20,7 @@ _STAYS_TO_THE_END: Final = frozenset({"DaemonSet", "Node"})  # a Node owns its m
 
 
 class Standing(StrEnum):
-    """How a node stands. Only GOOD and BOOTING ones are supply."""
+    """How a node stands. Only GOOD and BOOTING ones are supply; a STALLED one has been booting for too long to wait for it."""
 
     GOOD = "Good"
     BOOTING = "Booting"
@@ -28,11 +28,15 @@ class Standing(StrEnum):
     DOOMED = "Doomed"
     DRAINING = "Draining"
     CORDONED = "Cordoned"
+    STALLED = "Stalled"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fleet:
-    """All nodes by name. `pods_on` holds every unfinished pod bound to a node, `memory` what is remembered by node uid."""
+    """All nodes by name. `pods_on` holds every unfinished pod bound to a node, `memory` what is remembered by node uid.
+
+    `overdue` are machines, by id, that were granted too long ago and have no Node yet.
+    """
 
     claims: Claims
     nodes: Mapping[str, Node]
@@ -43,6 +47,7 @@ class Fleet:
     pool_labels: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     by_pool: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     pool_taints: Mapping[str, frozenset[tuple[Taint, ...]]] = field(default_factory=dict)
+    overdue: frozenset[str] = frozenset()
 
     def names_in(self, pool: str) -> tuple[str, ...]:
         """Return the nodes of a pool by name."""
@@ -84,6 +89,8 @@ def survey(snapshot: Snapshot, memory: Mapping[str, NodeMemory], now: datetime) 
         if notice is not None:
             notices[node.name] = notice
         stand = _stand(node, pool, notice, lost_after=snapshot.timers.node_lost, now=now)
+        if stand is Standing.BOOTING and _is_overdue(node.created_at, snapshot, now=now):
+            stand = Standing.STALLED
         standing[node.name] = stand
         kept[node.uid] = _remember(memory.get(node.uid), node, stand, pods_on.get(node.name, ()), now=now)
         if pool is not None:
@@ -100,7 +107,17 @@ def survey(snapshot: Snapshot, memory: Mapping[str, NodeMemory], now: datetime) 
         pool_labels=pool_labels,
         by_pool={name: tuple(found) for name, found in by_pool.items()},
         pool_taints={name: frozenset(found) for name, found in pool_taints.items()},
+        overdue=frozenset(
+            found.id
+            for state in snapshot.pool_states.values()
+            for found in state.granted
+            if not found.node and _is_overdue(found.since, snapshot, now=now)
+        ),
     )
+
+
+def _is_overdue(since: datetime | None, snapshot: Snapshot, *, now: datetime) -> bool:
+    return since is not None and now - since >= snapshot.timers.node_boot
 
 
 def _shared(known: Mapping[str, str] | None, labels: Mapping[str, str]) -> Mapping[str, str]:

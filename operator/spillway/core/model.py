@@ -547,13 +547,14 @@ class StoredPool:
 class FleetTimers:
     """Timers about nodes that belong to no pool; from the settings.
 
-    `node_lost`: a node NotReady for so long is counted lost. `cordon_settle`: between our cordon and looking for pods that
+    `node_lost`: a node NotReady for so long is counted lost. `node_boot`: a machine that is no usable node by then is no supply. `cordon_settle`: between our cordon and looking for pods that
     slipped in. `drain_back_off`: after a drain that was blocked. `gone`: a Node object outlives its instance by so much at
     most. `pool_stale`: what a provider said that long ago counts no more. `packing_refused`: a pod unschedulable for so long
     although there was room for it was packed wrongly.
     """
 
     node_lost: timedelta = timedelta(seconds=60)
+    node_boot: timedelta = timedelta(seconds=600)
     cordon_settle: timedelta = timedelta(seconds=5)
     drain_back_off: timedelta = timedelta(seconds=300)
     gone: timedelta = timedelta(seconds=60)

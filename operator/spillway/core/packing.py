@@ -386,13 +386,15 @@ def _bin_of(node: Node, pool: NodePool | None, pods: Iterable[Pod]) -> Bin:
 
 
 def promised(state: PoolState | None, fleet: Fleet) -> tuple[str, ...]:
-    """Return machines that the provider has granted and that have no Node yet, by id."""
+    """Return machines that the provider has granted and that have no Node yet, by id; none that has taken too long."""
     if state is None:
         return ()
     return tuple(
         found.id
         for found in state.instances
-        if found.state in (InstanceState.BOOTING, InstanceState.RUNNING) and found.node not in fleet.nodes
+        if found.state in (InstanceState.BOOTING, InstanceState.RUNNING)
+        and found.node not in fleet.nodes
+        and found.id not in fleet.overdue
     )
 
 

@@ -14,15 +14,19 @@ from spillway.core.model import (
     CapacityType,
     CordonCause,
     CordonMark,
+    Instance,
+    InstanceState,
     Node,
     NodeCondition,
     Pod,
     PodPhase,
+    PoolState,
     Snapshot,
 )
 from spillway.core.scheduling import Taint
 
 OLD = NOW - LONG_AGO
+YOUNG = NOW - seconds(60)
 NOTICED = (Taint("aws-node-termination-handler/spot-itn"),)
 
 
@@ -57,10 +61,22 @@ def mark(cause: CordonCause = CordonCause.DRAIN) -> CordonMark:
     ("node", "standing"),
     [
         pytest.param(machine(), Standing.GOOD, id="Ready with its GPUs"),
-        pytest.param(machine(gpus=0), Standing.BOOTING, id="Ready, its device plugin has not reported"),
+        pytest.param(
+            machine(gpus=0, created_at=YOUNG),
+            Standing.BOOTING,
+            id="Ready, its device plugin has not reported",
+        ),
+        pytest.param(machine(gpus=0), Standing.STALLED, id="Ready for long without a device"),
         pytest.param(machine(gpus=0, labels={}), Standing.GOOD, id="Ready in no pool: nobody waits for GPUs"),
-        pytest.param(unready(OLD, status="False", gpus=0), Standing.BOOTING, id="registered, never Ready"),
-        pytest.param(machine(ready=False, gpus=0), Standing.BOOTING, id="has not said anything yet"),
+        pytest.param(
+            unready(YOUNG, status="False", gpus=0, created_at=YOUNG),
+            Standing.BOOTING,
+            id="registered, not yet Ready",
+        ),
+        pytest.param(unready(OLD, status="False", gpus=0), Standing.STALLED, id="registered, never Ready"),
+        pytest.param(
+            machine(ready=False, gpus=0, created_at=YOUNG), Standing.BOOTING, id="has not said anything yet"
+        ),
         pytest.param(machine(taints=NOTICED), Standing.DOOMED, id="a hard notice"),
         pytest.param(machine(terminating=True), Standing.DOOMED, id="being deleted"),
         pytest.param(
@@ -243,3 +259,21 @@ def test_a_pool_without_nodes_is_known_by_the_taints_that_it_names() -> None:
     pool = make_pool(taints=(Taint("spot", "true"),))
 
     assert survey(make_snapshot(pools=(pool,)), {}, NOW).taints_of(pool) == {(Taint("spot", "true"),)}
+
+
+@pytest.mark.case("node-and-spot E13")
+@pytest.mark.parametrize(
+    ("ago", "node", "is_overdue"),
+    [
+        pytest.param(599, "", False, id="still in time"),
+        pytest.param(600, "", True, id="granted too long ago"),
+        pytest.param(600, "node-1", False, id="it has a Node: that one tells"),
+    ],
+)
+def test_a_machine_that_never_becomes_a_node_is_overdue(ago: float, node: str, is_overdue: bool) -> None:
+    machine = Instance(id="i-1", state=InstanceState.BOOTING, since=NOW - seconds(ago), node=node)
+    states = {"h100": PoolState(at=NOW, desired=1, instances=(machine,))}
+
+    found = survey(make_snapshot(pools=(make_pool(),), pool_states=states), {}, NOW)
+
+    assert (machine.id in found.overdue) is is_overdue
