@@ -109,11 +109,15 @@ def _movable(orders: Iterable[Order], snapshot: Snapshot) -> frozenset[str]:
 
 
 def _with_drains(decision: PoolDecision, drains: DrainPlan) -> PoolDecision:
+    """Tell of drains where nothing happens with the pool that matters more."""
     draining = drains.draining.get(decision.name, ())
+    decision = replace(decision, draining=draining)
+    if decision.reason not in (PoolReason.STEADY, PoolReason.AT_MIN):
+        return decision
     blocked = drains.blocked.get(decision.name)
     if blocked is not None:
-        return replace(decision, draining=draining, reason=PoolReason.DRAIN_BLOCKED, message=blocked)
-    if draining and decision.reason in (PoolReason.STEADY, PoolReason.AT_MIN):
+        return replace(decision, reason=PoolReason.DRAIN_BLOCKED, message=blocked)
+    if draining:
         message = f"{len(draining)} nodes that nobody needs are being drained: {', '.join(draining)}"
-        return replace(decision, draining=draining, reason=PoolReason.SHRINKING, message=message)
-    return replace(decision, draining=draining)
+        return replace(decision, reason=PoolReason.SHRINKING, message=message)
+    return decision
