@@ -20,6 +20,7 @@ from spillway.core.model import (
     SetReplicas,
     TwinChange,
 )
+from spillway.core.plan import Decision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +51,15 @@ _FAILED: Final = {
     ForgetNode: "NodeWriteFailed",
     DrainNode: "DrainUnfinished",
 }
+
+
+def why_replicas_move(decision: Decision | None) -> str:
+    """Return the sentence behind a write of replicas: why the count changes or, where it stays, how it is laid out."""
+    if decision is None:
+        return ""
+    if decision.desired == decision.current and decision.placement is not None:
+        return decision.placement.fallback.message
+    return decision.message
 
 
 def event_of(operation: Operation, *, why: str = "") -> ActEvent | None:

@@ -18,7 +18,7 @@ from spillway.api.conditions import ConditionType, ReadyReason
 from spillway.api.convert import Converted, ConvertedPool, Invalid
 from spillway.api.policies import rivals_by_policy
 from spillway.app import pools, status
-from spillway.app.act_events import ActEvent, event_of
+from spillway.app.act_events import ActEvent, event_of, why_replicas_move
 from spillway.app.caches import POLICIES, POOLS, WORKLOADS
 from spillway.app.operations import WRITE_SECONDS, HoldsLease
 from spillway.app.snapshots import View
@@ -102,7 +102,7 @@ class Reporter:
         told = self._told.get(decision.uid) if decision is not None else None
         if told is not None and operation.state is OperationState.LANDED and isinstance(act, SetReplicas):
             told.scaled = True
-        event = event_of(operation, why=decision.message if decision is not None else "")
+        event = event_of(operation, why=why_replicas_move(decision))
         if event is None or self._was_told(operation, event):
             return
         if event.workload is not None and decision is not None:
