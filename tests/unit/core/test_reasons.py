@@ -14,6 +14,7 @@ from tests.builders import (
     make_operation,
     make_pod,
     make_pods,
+    make_pool,
     make_samples,
     make_snapshot,
     make_workload,
@@ -21,8 +22,17 @@ from tests.builders import (
     seconds,
 )
 
-from spillway.core.memory import Blindness, BreakerMemory, Elasticity, Exhausted, Memory, Streaks, ZeroWatch
-from spillway.core.model import Mode, PodPhase
+from spillway.core.memory import (
+    Blindness,
+    BreakerMemory,
+    Elasticity,
+    Exhausted,
+    Memory,
+    PoolMemory,
+    Streaks,
+    ZeroWatch,
+)
+from spillway.core.model import Guardrails, Mode, PodPhase
 from spillway.core.plan import CapacityReason, Cause, ConflictReason, Decision, InactiveReason, LimitReason
 from spillway.core.signal import Liveness, SignalReason, SignalState
 
@@ -41,6 +51,14 @@ def high(memory: Memory | None = None, **over: object) -> Decision:
 
 def answered(answer: object) -> Decision:
     return decide_one(make_snapshot(pods=FOUR, activity=answer))  # type: ignore[arg-type]
+
+
+def left_beside_room() -> Decision:
+    """The scheduler leaves a pod waiting, although a node of the pool was remembered to have room for it."""
+    refused = PoolMemory(unplaceable=frozenset({("t1", "deployment-llm")}))
+    pods = [*make_pods(3), make_pod(3, PodPhase.UNSCHEDULABLE, node=None)]
+    memory = replace(make_memory(), pools={"pool-h100": refused})
+    return high(memory, pods=pods, pools=(make_pool(),))
 
 
 # Pairs, not a mapping: members of different enums may be the same text.
@@ -101,6 +119,13 @@ SCENES: tuple[tuple[StrEnum, Callable[[], Decision]], ...] = (
     (LimitReason.MAX_REPLICAS, lambda: high(workload=make_workload(max_replicas=4))),
     (LimitReason.GPU_LIMIT_WORKLOAD, lambda: high(workload=make_workload(max_gpus=4))),
     (LimitReason.GPU_LIMIT_NAMESPACE, lambda: high(workload=make_workload(max_namespace_gpus=4))),
+    (
+        LimitReason.GPU_MODEL_FORBIDDEN,
+        lambda: high(
+            workload=make_workload(guardrails=Guardrails(gpu_models=frozenset({"L4"}))),
+            pools=(make_pool(),),
+        ),
+    ),
     (LimitReason.SCALE_UP_ONLY, lambda: low(workload=make_workload(mode=Mode.SCALE_UP_ONLY))),
     (Cause.UTILIZATION_HIGH, high),
     (
@@ -170,6 +195,7 @@ SCENES: tuple[tuple[StrEnum, Callable[[], Decision]], ...] = (
     (CapacityReason.REVISION_BROKEN, lambda: high(pods=[make_pod(0), make_pod(1, PodPhase.BROKEN)])),
     (CapacityReason.PODS_BROKEN, lambda: high(pods=[*make_pods(3), make_pod(3, PodPhase.BROKEN)])),
     (CapacityReason.EXHAUSTED, lambda: high(pods=[*make_pods(3), STUCK])),
+    (CapacityReason.PACKING_REFUSED, left_beside_room),
     (SignalReason.FRESH, lambda: answered(make_samples(FOUR, 0.6))),
     (SignalReason.PARTIAL, lambda: answered(make_samples(FOUR[:3], 0.6))),
     (SignalReason.LOW_COVERAGE, lambda: answered(make_samples(FOUR[:1], 0.6))),
