@@ -91,6 +91,16 @@ class SimCluster:
     _due: datetime | None = None
 
     @property
+    def counts(self) -> Mapping[str, int]:
+        """What the Deployment and its twin are set to, by tier."""
+        return self._counts
+
+    @property
+    def marks(self) -> Mapping[str, CordonMark]:
+        """Our marks on nodes."""
+        return self._marks
+
+    @property
     def source(self) -> ObjectKey:
         """The Deployment that the workload names."""
         return self.workload.target_key
