@@ -92,8 +92,9 @@ def lawful(fleet: FleetScene, *, insists: bool = False, **spec: Any) -> Iterator
         with BaselineWatch(fleet) as watch:
             yield pools
         assert watch.samples, "the watch saw nothing"
-        assert watch.breaches == []
-        assert insists or deleted_pods(fleet, since=mark) == []
+        assert not watch.breaches, watch.breaches
+        deleted = deleted_pods(fleet, since=mark)
+        assert insists or not deleted, deleted
         no_cordon_is_left(fleet)
     finally:
         clear(fleet)

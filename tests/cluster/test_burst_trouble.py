@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
 
 import pytest
 
+from tests.cluster.client import JsonObject
 from tests.cluster.controlplane import ControlPlane
 from tests.cluster.exporter import Exporter
 from tests.cluster.faults import Action, Hang, Lose
-from tests.cluster.fleet_laws import lawful, marked, noted_until, pool_says
-from tests.cluster.fleet_scene import SHORT_FALLBACK, BurstWorkload, FleetScene, played_fleet, settle
+from tests.cluster.fleet_laws import deleted_pods, evicted_pods, lawful, marked, noted_until, pool_says
+from tests.cluster.fleet_scene import (
+    FLEET_LABEL,
+    SHORT_FALLBACK,
+    BurstWorkload,
+    FleetScene,
+    played_fleet,
+    settle,
+)
 from tests.cluster.market_process import ApiFaultKind
 from tests.cluster.operator_chart import Helm
 from tests.cluster.operator_process import FAST
@@ -51,9 +62,9 @@ def machines(fleet: FleetScene) -> int:
     return sum(len(fleet.market.machines(pool)) for pool in spot(fleet))
 
 
-def bursting(fleet: FleetScene, *, burst: int) -> BurstWorkload:
+def bursting(fleet: FleetScene, *, burst: int, **options: Any) -> BurstWorkload:  # noqa: ANN401 - as of FleetScene.burst
     """Return a workload that serves with two replicas on demand and *burst* on spot."""
-    llm = fleet.burst(baseline=2, replicas=2, capacity={"fallback": QUICK_RETURN})
+    llm = fleet.burst(baseline=2, replicas=2, capacity={"fallback": QUICK_RETURN}, **options)
     llm.workload.patch(replicas=2 + burst)
     llm.serves(2, burst, seconds=60)
     return llm
@@ -173,6 +184,97 @@ def test_a_pool_that_loses_node_after_node_is_left_alone_for_a_while(fleet: Flee
     llm.workload.watch(lambda: len(fleet.market.machines(pool)) <= 2, 4, "nothing more is asked of it")
     llm.until(lambda: fleet.market.machines(pool), 30, "it is probed")
     llm.serves(2, 4, seconds=120)
+
+
+@contextmanager
+def budget(fleet: FleetScene, llm: BurstWorkload) -> Iterator[None]:
+    """Let no pod of *llm* go, on demand or on spot."""
+    path = f"/apis/policy/v1/namespaces/{fleet.namespace}/poddisruptionbudgets"
+    spec = {"maxUnavailable": 0, "selector": {"matchLabels": {"app": llm.name}}}
+    fleet.client.post(path, {"metadata": {"name": llm.name}, "spec": spec})
+    try:
+        llm.until(
+            lambda: fleet.client.get(f"{path}/{llm.name}").get("status", {}).get("currentHealthy") == 4,
+            20,
+            "the budget is counted",
+        )
+        yield
+    finally:
+        fleet.client.delete(f"{path}/{llm.name}")
+
+
+@pytest.mark.case("node-and-spot E28")
+def test_a_budget_is_asked_until_the_last_call_before_the_node_ends(fleet: FleetScene) -> None:
+    # The taint of AWS leaves 120 s. Grace 95 s and the last call of 15 s: nobody waits for the budget after 10 s.
+    pod = {
+        "tolerations": [],
+        "nodeSelector": {FLEET_LABEL: fleet.namespace},
+        "terminationGracePeriodSeconds": 95,
+    }
+    llm = bursting(fleet, burst=2, deployment={"pod_spec": pod})
+    pool = pool_with_machines(fleet)
+    with budget(fleet, llm):
+        mark = fleet.scene.cluster.audit_mark()
+        fleet.market.reclaim(pool, notice_seconds=60)
+        llm.until(lambda: len(deleted_pods(fleet, since=mark)) == 2, 40, "both are deleted in the end")
+
+    pods = fleet.scene.operator.writes(mark, resource="pods")
+    evictions = [event for event in pods if event["objectRef"].get("subresource") == "eviction"]
+    deletions = [event for event in pods if event["verb"] == "delete"]
+    assert {event["responseStatus"]["code"] for event in evictions} == {429}
+    waited = moment(deletions[0]) - moment(evictions[0])
+    assert 5 <= waited.total_seconds() <= 15
+    assert {event["requestObject"]["gracePeriodSeconds"] for event in deletions} == {95}
+    llm.serves(2, 2, seconds=60)
+
+
+def moment(event: JsonObject) -> datetime:
+    return datetime.fromisoformat(event["stageTimestamp"])
+
+
+@contextmanager
+def tainted(fleet: FleetScene, node: str, key: str) -> Iterator[None]:
+    """Put a taint on a node as another program does, and take it off again."""
+    path = f"/api/v1/nodes/{node}"
+
+    def others() -> list[JsonObject]:
+        return [item for item in fleet.client.get(path)["spec"].get("taints") or [] if item["key"] != key]
+
+    fleet.client.patch(path, {"spec": {"taints": [*others(), {"key": key, "effect": "NoSchedule"}]}})
+    try:
+        yield
+    finally:
+        fleet.client.patch(path, {"spec": {"taints": others()}})
+
+
+@pytest.mark.case("node-and-spot E31")
+def test_an_advice_to_rebalance_moves_nothing(fleet: FleetScene) -> None:
+    llm = bursting(fleet, burst=2)
+    (node,) = fleet.market.running(pool_with_machines(fleet))
+    mark = fleet.scene.cluster.audit_mark()
+
+    with tainted(fleet, node, "aws-node-termination-handler/rebalance-recommendation"):
+        llm.workload.watch(lambda: llm.tiers == llm.ready() == (2, 2), 5, "all stays as it is")
+
+    assert fleet.scene.operator.writes(mark, resource="nodes") == []
+    assert machines(fleet) == 1
+
+
+@pytest.mark.case("node-and-spot E36")
+def test_a_node_that_another_program_drains_is_only_accounted_for(fleet: FleetScene) -> None:
+    llm = bursting(fleet, burst=2)
+    (node,) = fleet.market.running(pool_with_machines(fleet))
+    mark = fleet.scene.cluster.audit_mark()
+
+    with tainted(fleet, node, "karpenter.sh/disrupted"):
+        llm.until(
+            lambda: llm.workload.replicas == 4 and machines(fleet) == 2, 15, "both replicas are replaced"
+        )
+        settle(3)
+
+        assert node not in marked(fleet)
+        assert evicted_pods(fleet, since=mark) == []
+    llm.serves(2, 2, seconds=60)
 
 
 # A cloud that fails
