@@ -361,7 +361,8 @@ def _burst_finding(
     failed = _twin_failure(tiers, layout, may_write=may_write)
     if failed is not None:
         return failed, False
-    told = f"{layout.view.burst} replicas are to run on spot ({', '.join(pool.name for pool in tiers.pools)})"
+    # Without a count: it would be out of date in a condition, which is written when its reason changes.
+    told = f"What is above the baseline goes to spot ({', '.join(pool.name for pool in tiers.pools)})"
     if tiers.twin is not None and pools_changed(tiers.twin, tiers.pools):
         message = f"{told}; the pools changed, which applies at the next rollout or when nothing bursts"
         return Finding(reason=BurstReason.POOLS_CHANGED, message=message), True

@@ -30,7 +30,7 @@ def test_a_burst_shows_both_tiers_and_the_finding_behind_each_condition() -> Non
         "  tiers     4 on demand, 2 of them for spot: 4 ready\n"
         "            2 on spot: 0 ready, 2 booting\n"
         "  pools     spot-a  External: 0 nodes, 0 needed. Its provider is External: somebody else makes and removes its nodes\n"
-        "  burst     Bursting: 2 replicas are to run on spot (spot-a)\n"
+        "  burst     Bursting: What is above the baseline goes to spot (spot-a)\n"
         "  fallback  Returning: 2 of 2 replicas above the baseline run on demand"
     ) in printed
     assert "\n  baseline  Isolated: Taints or labels keep the baseline off spot-a\n" in printed
