@@ -252,9 +252,9 @@ def _finding(
         message = f"{uncovered} of {need} burst replicas have no spot node and wait for one, as fallback.policy Wait says"
         return Finding(reason=FallbackReason.WAITING, message=message)
     if view.booting:
-        message = f"{need} replicas above the baseline are on spot or on their way there"
+        message = "What is above the baseline is on spot or on its way there"
         return Finding(reason=FallbackReason.NOT_NEEDED, message=message)
-    message = f"Spot carries all {need} replicas above the baseline" if need else "Nothing is wanted on spot"
+    message = "Spot carries what is above the baseline" if need else "Nothing is wanted on spot"
     return Finding(reason=FallbackReason.NOT_NEEDED, message=message)
 
 

@@ -47,7 +47,7 @@ def test_spot_that_is_on_its_way_is_not_said_to_carry_replicas() -> None:
         )
     )
 
-    assert "  fallback  NotNeeded: 2 replicas above the baseline are on spot or on their way there" in printed
+    assert "  fallback  NotNeeded: What is above the baseline is on spot or on its way there" in printed
 
 
 def test_a_workload_that_never_bursts_says_nothing_of_tiers() -> None:
