@@ -21,7 +21,8 @@ Pools = dict[str, str]
 def fleet(
     cluster: ControlPlane, exporter: Exporter, prometheus: Prometheus, helm: Helm, crds: list[str]
 ) -> Iterator[FleetScene]:
-    with played_fleet(cluster, exporter, prometheus, helm) as fleet:
+    settings = {"nodeBootSeconds": 25}  # a little longer than the workloads' bootDeadlineSeconds
+    with played_fleet(cluster, exporter, prometheus, helm, settings=settings) as fleet:
         yield fleet
 
 
@@ -171,7 +172,9 @@ def test_what_a_partial_fill_leaves_out_is_stood_in_for(fleet: FleetScene) -> No
 
 @pytest.mark.case("node-and-spot E12")
 @pytest.mark.case("node-and-spot E13")
-def test_spot_that_is_granted_and_never_boots_is_waited_for_until_its_deadline(fleet: FleetScene) -> None:
+def test_spot_that_never_boots_is_waited_for_until_its_deadline_and_then_tried_anew(
+    fleet: FleetScene,
+) -> None:
     for pool in spot(fleet):
         fleet.market.never_boot(pool)
     llm = fleet.burst(baseline=2, replicas=2)
@@ -179,11 +182,16 @@ def test_spot_that_is_granted_and_never_boots_is_waited_for_until_its_deadline(f
 
     llm.workload.patch(replicas=4)
     llm.reaches(2, 2)
-    llm.workload.watch(lambda: llm.tiers == (2, 2), 12, "a slow boot is no refusal")
-
-    llm.until(lambda: llm.ready() == (4, 0), 60, "on demand stands in after bootDeadlineSeconds")
+    llm.until(lambda: spot_machines(fleet) == 1, 20, "one machine is granted")
+    llm.workload.watch(
+        lambda: llm.tiers == (2, 2) and spot_machines(fleet) == 1, 12, "a slow boot is no refusal"
+    )
+    llm.until(lambda: llm.ready() == (4, 0), 45, "on demand stands in after bootDeadlineSeconds")
     llm.workload.says("FallbackActive", "True", "BootDeadline")
-    assert spot_machines(fleet) == 1
+
+    for pool in spot(fleet):
+        fleet.market.set_boot(pool, 1)
+    llm.serves(2, 2, seconds=90)
 
 
 @pytest.mark.case("node-and-spot E12")
