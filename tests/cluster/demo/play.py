@@ -5,22 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from decimal import Decimal
 
-from tests.cluster.demo.stage import Change, Event, Stage
-from tests.cluster.demo.story import STORY, UNDER_WAY, Moment, Scene, broken_promise
+from tests.cluster.demo.stage import NAME, Change, Document, Event, Stage
+from tests.cluster.demo.story import SPOT, STORY, UNDER_WAY, Moment, PoolNow, Scene, Tiers, broken_promise
 
 LOOK_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Show:
-    """All that a view may tell: the scene, every moment so far with the present one last, Events, the last change, the GPUs there are."""
+    """All that a view may tell: the scene, every moment so far with the present one last, Events, and the last change."""
 
     scene: Scene
     moments: tuple[Moment, ...]
     events: tuple[Event, ...] = ()
     change: Change | None = None
-    gpus: int = 0
 
     @property
     def now(self) -> Moment:
@@ -58,7 +58,7 @@ class Player:
         return tuple(self.moments)
 
     def _play(self, scene: Scene) -> None:
-        self.stage.set(demand=scene.demand, blind=scene.is_blind)
+        self.stage.set(demand=scene.demand, blind=scene.is_blind, trick=scene.trick)
         began = time.monotonic()
         while True:
             moment = self._look(scene)
@@ -75,12 +75,12 @@ class Player:
             moments=tuple(self.moments),
             events=self.stage.events(),
             change=self.stage.last_change(),
-            gpus=self.stage.gpus,
         )
 
     def _look(self, scene: Scene) -> Moment:
-        decision, figures = self.stage.decision(), self.stage.figures()
-        counts = decision["replicas"]
+        decision, top, figures = self.stage.decision(), self.stage.top(), self.stage.figures()
+        counts, placement = decision["replicas"], decision["placement"] or {}
+        row = next((row for row in top["workloads"] if row["name"] == NAME), {})
         return Moment(
             seconds=time.monotonic() - self._began,
             act=scene.act,
@@ -93,9 +93,53 @@ class Player:
             loading=counts["loading"] + counts["unschedulable"],
             reason=decision["reason"],
             why=decision["why"],
+            split=_split(placement),
             limits=tuple(f"{limit['reason']}: {limit['message']}" for limit in decision["limits"]),
+            tiers=_tiers(row.get("tiers")),
+            pools=tuple(map(_pool, top["pools"])),
+            ledger=self.stage.ledger(),
+            workload_cost=figures.get("spillway_workload_cost_total", 0.0),
             replica_seconds=figures.get("spillway_workload_replica_seconds_total", 0.0),
-            gpu_seconds=figures.get("spillway_workload_gpu_seconds_total", 0.0),
             ups=int(figures.get("spillway_scale_writes_total/up", 0)),
             downs=int(figures.get("spillway_scale_writes_total/down", 0)),
         )
+
+
+def _split(placement: Document) -> str:
+    """Return why replicas stand where they do: the stand-ins' reason while there are any, else the burst's."""
+    found = [placement[name] for name in ("fallback", "burst") if name in placement]
+    told = next((item for item in found if item["active"]), found[-1] if found else None)
+    return "" if told is None else f"{told['reason']}: {told['message']}"
+
+
+def _tiers(found: Document | None) -> Tiers:
+    if found is None:
+        return Tiers()
+    return Tiers(
+        on_demand=found["onDemand"],
+        stand_ins=found["fallback"],
+        burst=found["burst"],
+        ready_on_demand=found["readyOnDemand"],
+        ready_burst=found["readyBurst"],
+        doomed=found["doomed"],
+    )
+
+
+def _pool(found: Document) -> PoolNow:
+    nodes, cost = found["nodes"], found["hourlyCost"]
+    draining, doomed = len(found.get("draining", ())), len(found.get("doomed", ()))
+    return PoolNow(
+        name=found["name"],
+        is_spot=found["capacityType"] == SPOT,
+        ready=max(0, nodes["ready"] + nodes["cordoned"] - draining - doomed),
+        not_ready=nodes["not_ready"],
+        booting=found.get("booting", 0),
+        draining=draining,
+        doomed=doomed,
+        target=found.get("target", 0),
+        gpus=found["gpusAllocatable"] or 0,
+        gpus_used=found["gpusAllocated"] or 0,
+        reason=found.get("reason", ""),
+        why=found.get("why", ""),
+        cost=None if cost is None else Decimal(cost),
+    )

@@ -56,7 +56,7 @@ def _tell(line: str) -> None:
 
 def _opening() -> str:
     return f"""\
-Spillway demo: a burst of demand comes and goes, in about 3½ minutes. Ctrl-C ends it at any time.
+Spillway demo: a burst of demand comes, spills onto spot, and goes, in about 5 minutes. Ctrl-C ends it at any time.
 
 A user writes this, and no more ({WORKLOAD.name}):
 

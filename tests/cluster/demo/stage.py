@@ -1,4 +1,4 @@
-"""What the story is played on: the control plane, GPU nodes, the chart's account, and the operator as a process."""
+"""What the story is played on: the control plane, a market of GPU nodes, the chart's account, and the operator as a process."""
 
 from __future__ import annotations
 
@@ -9,15 +9,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import requests
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.cluster.binaries import Binaries
 from tests.cluster.controlplane import ControlPlane
+from tests.cluster.demo.story import Trick
 from tests.cluster.exporter import Exporter, Fault
+from tests.cluster.market_process import MarketProcess, running_market
 from tests.cluster.operator_chart import Helm, InstalledChart, installed_chart
 from tests.cluster.processes import Process, free_port
 from tests.cluster.prometheus import Prometheus
@@ -25,14 +29,17 @@ from tests.cluster.prometheus import Prometheus
 ROOT = Path(__file__).parents[3]
 EXAMPLES = ROOT / "deploy" / "examples"
 POLICY = EXAMPLES / "gpupolicy-short-windows.yaml"
-DEPLOYMENT = EXAMPLES / "gpu-deployment.yaml"
-WORKLOAD = EXAMPLES / "gpuworkload.yaml"
+MARKET = EXAMPLES / "demo" / "market.yaml"
+POOLS = EXAMPLES / "demo" / "gpunodepools.yaml"
+DEPLOYMENT = EXAMPLES / "demo" / "gpu-deployment.yaml"
+WORKLOAD = EXAMPLES / "demo" / "gpuworkload.yaml"
 
 NAMESPACE, NAME = "serving", "llm-chat"
 OPERATOR_NAMESPACE = "spillway-system"
-NODES, GPUS_PER_NODE = 3, 4
-TAINT = {"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}
-# Prometheus scrapes every second here; the operator's own beat is set to match. Windows are the policy's.
+FIRST_POOL, TRICKED_POOL = "h100-on-demand", "h100-spot-b"
+TOLD_KINDS = ("GpuWorkload", "GpuNodePool")
+# Prometheus scrapes every second here; the operator's own beat is set to match. Windows are the policy's,
+# and the waits about nodes the pools' and these.
 OPERATOR_SETTINGS = {
     "evaluationSeconds": 2,
     "signalWindowSeconds": 3,
@@ -40,6 +47,12 @@ OPERATOR_SETTINGS = {
     "scrapeSeconds": 1,
     "minStaleSeconds": 8,
     "confirmSeconds": 2,
+    "poolCollectSeconds": 1,
+    "poolStaleSeconds": 5,
+    "cordonSettleSeconds": 1,
+    "nodeGoneSeconds": 3,
+    "drainBackOffSeconds": 3,
+    "packingRefusedSeconds": 3,
     "logFormat": "text",
 }
 ASK_SECONDS = 2.0
@@ -55,11 +68,12 @@ class StageFailed(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """A Kubernetes Event about the GpuWorkload."""
+    """A Kubernetes Event about the GpuWorkload or a GpuNodePool."""
 
     at: str
     reason: str
     message: str
+    about: str = NAME
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,19 +88,36 @@ class Change:
 
 
 class Stage:
-    """Sets the demand, takes the metrics away, and reads what the operator and the API server say."""
+    """Sets the demand, plays the cloud, takes the metrics away, and reads what the operator and the API server say."""
 
-    def __init__(self, *, cluster: ControlPlane, exporter: Exporter, operator: Process, url: str) -> None:
+    def __init__(
+        self,
+        *,
+        cluster: ControlPlane,
+        exporter: Exporter,
+        market: MarketProcess,
+        operator: Process,
+        url: str,
+    ) -> None:
         self._cluster = cluster
         self._exporter = exporter
+        self._market = market
         self._operator = operator
         self._url = url
         self._session = requests.Session()
         self._session.trust_env = False  # a proxy of the environment has no business on loopback
-        self.gpus = NODES * GPUS_PER_NODE
 
-    def set(self, *, demand: float, blind: bool) -> None:
+    def set(self, *, demand: float, blind: bool, trick: Trick = Trick.NONE) -> None:
         """Offer *demand* replicas' worth of work; *blind* takes the GPU series of the namespace off the exporter's page."""
+        match trick:
+            case Trick.RECLAIM:
+                self._market.reclaim(TRICKED_POOL, count=1)
+            case Trick.REFUSE:
+                self._market.refuse(TRICKED_POOL)
+            case Trick.ACCEPT:
+                self._market.accept(TRICKED_POOL)
+            case Trick.NONE:
+                pass
         self._exporter.set_demand(NAMESPACE, NAME, demand)
         self._exporter.set_fault(Fault.VANISH if blind else None, NAMESPACE)
 
@@ -95,24 +126,45 @@ class Stage:
         found: Document = self._ask(f"/decisions/{NAMESPACE}/{NAME}").json()
         return found
 
+    def top(self) -> Document:
+        """Return workloads and pools as one pass has them, as `spillway top` reads it. Raises StageFailed."""
+        found: Document = self._ask("/top").json()
+        return found
+
     def figures(self) -> Mapping[str, float]:
-        """Return the workload's series on the operator's /metrics by name, counters by `name/direction` too."""
-        families = text_string_to_metric_families(self._ask("/metrics").text)
-        return {
-            "/".join(filter(None, (sample.name, sample.labels.get("direction")))): sample.value
-            for family in families
-            for sample in family.samples
-            if sample.labels.get("workload") == NAME
-        }
+        """Return the workload's series on the operator's /metrics by name, counters by `name/direction` too.
+
+        Series that differ in other labels, such as the capacity type of a cost, are added up.
+        """
+        found: dict[str, float] = {}
+        for family in text_string_to_metric_families(self._ask("/metrics").text):
+            for sample in family.samples:
+                if sample.labels.get("workload") == NAME:
+                    name = "/".join(filter(None, (sample.name, sample.labels.get("direction"))))
+                    found[name] = found.get(name, 0.0) + sample.value
+        return found
+
+    def ledger(self) -> Decimal:
+        """Return what the cloud has billed for all its machines so far."""
+        return sum((Decimal(pool["cost"]) for pool in self._market.ledger().values()), Decimal(0))
 
     def events(self) -> tuple[Event, ...]:
-        """Return the Events about the GpuWorkload, oldest first."""
-        found = self._cluster.client.get(
-            f"/api/v1/namespaces/{NAMESPACE}/events", fieldSelector="involvedObject.kind=GpuWorkload"
-        )
-        ordered = sorted(found["items"], key=lambda item: int(item["metadata"]["resourceVersion"]))
+        """Return the Events about the GpuWorkload and the pools, oldest first."""
+        found = [
+            item
+            for kind in TOLD_KINDS
+            for item in self._cluster.client.get(
+                "/api/v1/events", fieldSelector=f"involvedObject.kind={kind}"
+            )["items"]
+        ]
+        ordered = sorted(found, key=lambda item: int(item["metadata"]["resourceVersion"]))
         return tuple(
-            Event(at=item["lastTimestamp"], reason=item["reason"], message=item["message"])
+            Event(
+                at=item["lastTimestamp"],
+                reason=item["reason"],
+                message=item["message"],
+                about=item["involvedObject"]["name"],
+            )
             for item in ordered
         )
 
@@ -173,9 +225,11 @@ def set_stage(programs: Binaries, tell: Tell) -> Iterator[Stage]:
         exporter = stack.enter_context(Exporter(cluster.observer_client, noise=0.01))
         prometheus = stack.enter_context(Prometheus(programs, folder / "prometheus", (exporter.target(),)))
         tell(f"Prometheus {prometheus.url} scrapes a stand-in dcgm-exporter, {exporter.url}/metrics")
-        chart = _furnish(cluster, stack, program=programs.path("helm"), tell=tell)
+        market = stack.enter_context(running_market(cluster, yaml.safe_load(MARKET.read_text())["pools"]))
+        tell(f"spillway market {market.url} plays a cloud with {', '.join(market.pools)}")
+        chart = _furnish(cluster, stack, market, program=programs.path("helm"), tell=tell)
         stage = _raise_curtain(
-            cluster, exporter, chart, prometheus_url=prometheus.url, folder=folder, tell=tell
+            cluster, exporter, market, chart, prometheus_url=prometheus.url, folder=folder, tell=tell
         )
         stack.callback(stage.close)
         yield stage
@@ -187,28 +241,29 @@ def _forget_own_settings() -> None:
         del os.environ[name]
 
 
-def _furnish(cluster: ControlPlane, stack: ExitStack, *, program: Path, tell: Tell) -> InstalledChart:
-    """Apply what a cluster has before the story begins: nodes, CRDs, the chart, and the files of deploy/examples."""
+def _furnish(
+    cluster: ControlPlane, stack: ExitStack, market: MarketProcess, *, program: Path, tell: Tell
+) -> InstalledChart:
+    """Apply what a cluster has before the story begins: CRDs, the chart, and the files of deploy/examples."""
     names = [cluster.apply_crd(path) for path in sorted((ROOT / "crds").glob("*.yaml"))]
-    for number in range(NODES):
-        cluster.make_gpu_node(f"gpu-{number}", gpus=GPUS_PER_NODE, taints=[TAINT])
-    tell(f"Applied {' and '.join(names)}; {NODES} nodes with {GPUS_PER_NODE} GPUs each")
+    market.wait_nodes(FIRST_POOL, 1)
+    tell(f"Applied {' and '.join(names)}; the cloud has given one on-demand node with 4 GPUs")
     cluster.make_namespace(OPERATOR_NAMESPACE)
     helm = Helm(program=program, folder=cluster.folder, kubeconfig=cluster.kubeconfig)
-    chart = stack.enter_context(
-        installed_chart(cluster, helm, OPERATOR_NAMESPACE, settings={"watchNamespaces": []})
-    )
+    settings = {"watchNamespaces": [], "kwok": {"url": market.url}}
+    chart = stack.enter_context(installed_chart(cluster, helm, OPERATOR_NAMESPACE, settings=settings))
     cluster.make_namespace(NAMESPACE, labels={"spillway.dev/windows": "short"})
-    for path in (DEPLOYMENT, POLICY, WORKLOAD):
+    for path in (DEPLOYMENT, POLICY, POOLS, WORKLOAD):
         cluster.kubectl("apply", "--namespace", NAMESPACE, "--filename", str(path))
-    tell("Installed helm/spillway and applied the files of deploy/examples")
-    cluster.wait_ready_replicas(NAMESPACE, NAME, 1)
+    tell("Installed helm/spillway and applied the files of deploy/examples/demo")
+    cluster.wait_ready_replicas(NAMESPACE, NAME, 2)
     return chart
 
 
 def _raise_curtain(
     cluster: ControlPlane,
     exporter: Exporter,
+    market: MarketProcess,
     chart: InstalledChart,
     *,
     prometheus_url: str,
@@ -230,7 +285,7 @@ def _raise_curtain(
     )
     url = f"http://127.0.0.1:{port}"
     tell(f"Running spillway run with the chart's own account; its pages: {url}/metrics")
-    stage = Stage(cluster=cluster, exporter=exporter, operator=operator, url=url)
-    stage.set(demand=0.5, blind=False)
+    stage = Stage(cluster=cluster, exporter=exporter, market=market, operator=operator, url=url)
+    stage.set(demand=1.0, blind=False)
     stage.decision()
     return stage

@@ -1,9 +1,10 @@
-"""The show on a terminal, as one frame of at most 100 columns by 30 lines."""
+"""The show on a terminal, as one frame of at most 100 columns by 31 lines."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
+from decimal import Decimal
 
 from rich.console import Group, RenderableType
 from rich.panel import Panel
@@ -12,23 +13,35 @@ from rich.text import Text
 
 from tests.cluster.demo.play import Show
 from tests.cluster.demo.stage import NAME, NAMESPACE, Event
-from tests.cluster.demo.story import BLIND_STATES, EXPECTED_SECONDS, Act, Moment, acts
+from tests.cluster.demo.story import BLIND_STATES, EXPECTED_SECONDS, Act, Moment, PoolNow, acts
 
-WIDTH, HEIGHT = 100, 27
+WIDTH, HEIGHT = 100, 31
 TREND_WIDTH = 56
 INNER_WIDTH = WIDTH - 4  # inside a panel
 BARS = "▁▂▃▄▅▆▇█"
 UNKNOWN = "?"
-EVENTS_SHOWN = 5
+EVENTS_SHOWN = 4
 LABEL_WIDTH, VALUE_WIDTH, DECISION_LABEL_WIDTH = 9, 28, 11
-COLOURS = {Act.QUIET: "cyan", Act.BURST: "red", Act.BLIND: "yellow", Act.BACK: "yellow", Act.FALL: "green"}
+COLOURS = {
+    Act.QUIET: "cyan", Act.BURST: "red", Act.RECLAIM: "magenta", Act.REFUSE: "magenta", Act.RETURN: "blue",
+    Act.BLIND: "yellow", Act.BACK: "yellow", Act.FALL: "green",
+}  # fmt: skip
+POOL_NAME_WIDTH, NODES_WIDTH, GPUS_WIDTH, COST_WIDTH = 14, 19, 11, 9
+POOL_WHY_WIDTH = INNER_WIDTH - POOL_NAME_WIDTH - NODES_WIDTH - GPUS_WIDTH - COST_WIDTH - 4
 
 Read = Callable[[Moment], float | None]
 
 
 def frame(show: Show) -> RenderableType:
     """Return the whole view of this moment."""
-    return Group(_heading(show), _scene(show), _figures(show), _decision(show), _events(show.events))
+    return Group(
+        _heading(show),
+        _scene(show),
+        _figures(show),
+        _pools(show.now),
+        _decision(show),
+        _events(show.events),
+    )
 
 
 def clock(seconds: float) -> str:
@@ -39,6 +52,11 @@ def clock(seconds: float) -> str:
 def percent(fraction: float | None) -> str:
     """Return `74 %`, or `unknown`: never 0 for what nobody measured."""
     return "unknown" if fraction is None else f"{fraction:.0%}".replace("%", " %")
+
+
+def dollars(amount: Decimal | None) -> str:
+    """Return `$45.92`, or `unknown`: a price that nobody knows is not zero."""
+    return "unknown" if amount is None else f"${amount:.2f}"
 
 
 def trend(
@@ -106,13 +124,21 @@ def _rows(show: Show) -> Iterator[tuple[RenderableType, ...]]:
     seen.append("   grows above 80 %", style="dim")
     yield "GPU use", seen, drawn(lambda m: m.utilization, 1.0, "blue")
     yield "replicas", _replicas(now), drawn(lambda m: float(m.ready), peak, "green")
+    dearest = max(1.0, *(float(moment.cost or 0) for moment in show.moments))
+    cost = f"{dollars(now.cost)} an hour, all nodes"
+    yield "cost", cost, drawn(lambda m: None if m.cost is None else float(m.cost), dearest, "yellow")
     yield "", "", _acts_line(show, seconds)
-    yield "GPUs", f"{now.ready + now.loading} of {show.gpus} held", _gpus(now, show.gpus)
+    yield "on demand", _count_of(now.tiers.ready_on_demand, now.tiers.on_demand), _on_demand(now)
+    yield "on spot", _count_of(now.tiers.ready_burst, now.tiers.burst), _on_spot(now)
 
 
 def _replicas(moment: Moment) -> Text:
     text = Text(f"{moment.desired} wanted {moment.ready} ready ")
-    return text.append(f"{moment.loading} loading", style="bold yellow" if moment.loading else "dim")
+    return text.append(f"{moment.loading} waiting", style="bold yellow" if moment.loading else "dim")
+
+
+def _count_of(ready: int, wanted: int) -> str:
+    return f"{ready} of {wanted} ready"
 
 
 def _acts_line(show: Show, seconds: float) -> Text:
@@ -127,12 +153,47 @@ def _acts_line(show: Show, seconds: float) -> Text:
     return text
 
 
-def _gpus(moment: Moment, total: int) -> Text:
-    free = max(0, total - moment.ready - moment.loading)
-    text = Text("■ " * moment.ready, style="green")
-    text.append("□ " * moment.loading, style="yellow")
-    text.append("· " * free, style="dim")
-    text.append("  ■ serving  □ loading  · free", style="dim")
+def _on_demand(moment: Moment) -> Text:
+    """Draw the baseline first, then what stands in for spot, then what is not ready."""
+    tiers = moment.tiers
+    baseline = min(tiers.ready_on_demand, tiers.baseline)
+    text = Text("■ " * baseline, style="green")
+    text.append("▲ " * (tiers.ready_on_demand - baseline), style="bold yellow")
+    text.append("□ " * max(0, tiers.on_demand - tiers.ready_on_demand), style="yellow")
+    return text.append("  ■ baseline  ▲ stands in for spot  □ not ready", style="dim")
+
+
+def _on_spot(moment: Moment) -> Text:
+    tiers = moment.tiers
+    doomed = min(tiers.doomed, max(0, tiers.burst - tiers.ready_burst))
+    text = Text("■ " * tiers.ready_burst, style="cyan")
+    text.append("▼ " * doomed, style="bold red")
+    text.append("□ " * max(0, tiers.burst - tiers.ready_burst - doomed), style="yellow")
+    return text.append("  ■ burst  ▼ being taken back  □ not ready", style="dim")
+
+
+def _pools(moment: Moment) -> Panel:
+    """One line a pool: its nodes by state, GPUs held, dollars an hour, and why it is as it is."""
+    table = Table.grid(padding=(0, 1))
+    for width in (POOL_NAME_WIDTH, NODES_WIDTH, GPUS_WIDTH):
+        table.add_column(width=width, no_wrap=True)
+    table.add_column(width=COST_WIDTH, justify="right", no_wrap=True)
+    table.add_column(width=POOL_WHY_WIDTH, no_wrap=True)
+    for pool in moment.pools:
+        cost = "unknown" if pool.cost is None else f"${pool.cost:.2f}/h"
+        why = _cut(f"{pool.reason}: {pool.why}" if pool.why else pool.reason, POOL_WHY_WIDTH)
+        table.add_row(pool.name, _nodes(pool), f"{pool.gpus_used}/{pool.gpus} GPUs", cost, why)
+    title = " Pools  ● node ready  ○ booting  ◌ draining  ▼ being taken back "
+    return Panel(table, title=title, title_align="left", width=WIDTH)
+
+
+def _nodes(pool: PoolNow) -> Text:
+    text = Text("● " * pool.ready, style="cyan" if pool.is_spot else "green")
+    text.append("○ " * pool.booting, style="yellow")
+    text.append("◌ " * pool.draining, style="dim")
+    text.append("▼ " * pool.doomed, style="bold red")
+    if not text.plain:
+        text.append("no node", style="dim")
     return text
 
 
@@ -143,11 +204,11 @@ def _decision(show: Show) -> Panel:
     table.add_column(width=INNER_WIDTH - DECISION_LABEL_WIDTH - 2)
     now, change = show.decided, show.change
     table.add_row("now", Text("\n".join([f"{_count(now)}: {now.reason}", *_wrapped(now.why, lines=2)])))
-    told = ["none yet", ""]
+    table.add_row("placement", Text("\n".join(_wrapped(now.split, lines=1))))
+    told = "none yet"
     if change is not None:
-        head = f"{change.before} → {change.after} replicas at {_time(change.at)}: {change.reason}"
-        told = [head, *_wrapped(change.why, lines=1)]
-    table.add_row("last change", Text("\n".join(told)))
+        told = f"{change.before} → {change.after} replicas at {_time(change.at)}: {change.reason}"
+    table.add_row("last change", Text(told))
     return Panel(table, title=" Decision ", title_align="left", width=WIDTH)
 
 
@@ -169,10 +230,15 @@ def _wrapped(sentence: str, *, lines: int) -> list[str]:
 
 
 def _events(events: Sequence[Event]) -> Panel:
-    shown = [_cut(f"{_time(event.at)}  {event.reason}  {event.message}") for event in events[-EVENTS_SHOWN:]]
+    shown = [_cut(_told(event), INNER_WIDTH) for event in events[-EVENTS_SHOWN:]]
     lines = shown + [""] * (EVENTS_SHOWN - len(shown))
     return Panel("\n".join(lines), title=" Kubernetes Events ", title_align="left", width=WIDTH)
 
 
-def _cut(line: str) -> str:
-    return line if len(line) <= INNER_WIDTH else line[: INNER_WIDTH - 1] + "…"
+def _told(event: Event) -> str:
+    about = "" if event.about == NAME else f"{event.about}: "
+    return f"{_time(event.at)}  {event.reason}  {about}{event.message}"
+
+
+def _cut(line: str, width: int) -> str:
+    return line if len(line) <= width else line[: width - 1] + "…"
