@@ -102,7 +102,16 @@ def _sizes(plan: PoolDecision) -> Document:
         "doomed": list(plan.doomed),
         "reason": plan.reason.value,
         "why": plan.message,
+        "closed": _closed(plan),
     }
+
+
+def _closed(plan: PoolDecision) -> Document | None:
+    """Why the pool takes no more nodes, and until when where that is known; None while it does."""
+    if plan.closed is None:
+        return None
+    until = seconds_time(plan.closed_until) if plan.closed_until is not None else None
+    return {**_told(plan.closed), "until": until}
 
 
 def _tiers(split: SplitView | None) -> Document | None:

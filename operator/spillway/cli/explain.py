@@ -78,7 +78,7 @@ def render(document: Document, *, now: datetime) -> Iterator[str]:
     for name in ("inactive", "conflict", "capacity"):
         if document[name] is not None:
             yield f"  {name:<9} {document[name]['reason']}: {document[name]['message']}"
-    yield from _placement(document["placement"])
+    yield from _placement(document.get("placement"), now=now)
     yield from _labelled("cost", _cost(document["cost"]), none="no target of its own, so none")
     if document["breaker"]["open"]:
         lost, active = document["breaker"]["lost"], document["breaker"]["active"]
@@ -89,7 +89,7 @@ def render(document: Document, *, now: datetime) -> Iterator[str]:
     )
 
 
-def _placement(placement: Document | None) -> Iterator[str]:
+def _placement(placement: Document | None, *, now: datetime) -> Iterator[str]:
     """Yield how the count is laid out on demand and on spot, and why; nothing for a workload that never bursts."""
     if placement is None:
         return
@@ -99,11 +99,23 @@ def _placement(placement: Document | None) -> Iterator[str]:
     if placement["pools"]:
         yield from _labelled(
             "pools",
-            (f"{found['name']}  {found['reason']}: {found['why']}" for found in placement["pools"]),
+            (line for found in placement["pools"] for line in _pool(found, now=now)),
             none="",
         )
     for label, name in (("burst", "burst"), ("fallback", "fallback"), ("baseline", "baselineIsolated")):
         yield f"  {label:<9} {placement[name]['reason']}: {placement[name]['message']}"
+
+
+def _pool(found: Document, *, now: datetime) -> Iterator[str]:
+    """Yield why a pool is as it is and, where it takes no more nodes, why not and until when."""
+    yield f"{found['name']}  {found['reason']}: {found['why']}"
+    closed = found.get("closed")
+    if closed is None:
+        return
+    if closed["reason"] != found["reason"]:
+        yield f"  takes no more nodes  {closed['reason']}: {closed['message']}"
+    if closed["until"] is not None:
+        yield f"  is tried again at {_when(closed['until'], now)}"
 
 
 def _tiers(tiers: Document) -> Iterator[str]:

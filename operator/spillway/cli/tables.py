@@ -57,7 +57,7 @@ def _workloads(rows: list[Document]) -> RenderableType:
             str(row["current"]),
             str(row["desired"]),
             str(row["ready"]),
-            _on_spot(row["tiers"]),
+            _on_spot(row.get("tiers")),
             str(row["signal"]).removesuffix(" cov"),
             row["state"],
             row["reason"],
@@ -91,8 +91,8 @@ def _pools(rows: list[Document]) -> RenderableType:
         table.add_row(
             row["name"],
             row["capacityType"],
-            _nodes(row["nodes"]),
-            _or_unknown(row.get("target")),
+            _nodes(row),
+            _wanted(row),
             f"{_or_unknown(row['gpusAllocated'])}/{_or_unknown(row['gpusAllocatable'])}",
             _amount(row["hourlyCost"], row["currency"]),
             _idle(row),
@@ -102,13 +102,27 @@ def _pools(rows: list[Document]) -> RenderableType:
     return table
 
 
-def _nodes(nodes: Document) -> str:
-    """Return `3`, or `3, 1 not ready, 1 cordoned`."""
-    others = [f"{nodes[state]} {words}" for state, words in _STATES if nodes[state]]
-    return ", ".join([str(nodes["ready"]), *others])
+def _nodes(row: Document) -> str:
+    """Return `3`, or `3, 1 booting, 1 draining`; a node counts once, as what becomes of it where that is known."""
+    nodes = row["nodes"]
+    leaving = {state: len(row.get(state) or ()) for state in ("draining", "doomed")}
+    going = sum(leaving.values())
+    counts = {
+        "booting": row.get("booting", 0),
+        "not ready": max(0, nodes["not_ready"] - row.get("booting", 0)),
+        **leaving,
+        # Those that leave are cordoned, or about to be.
+        "cordoned": max(0, nodes["cordoned"] - going),
+    }
+    ready = nodes["ready"] - max(0, going - nodes["cordoned"])
+    return ", ".join([str(max(0, ready)), *(f"{count} {state}" for state, count in counts.items() if count)])
 
 
-_STATES: Final = (("not_ready", "not ready"), ("cordoned", "cordoned"))
+def _wanted(row: Document) -> str:
+    """Return what the plan wants, with what the provider was asked for where that differs: `3 (asked 2)`."""
+    target, desired = row.get("target"), row.get("desired")
+    asked = "" if desired is None or desired == target else f" (asked {desired})"
+    return f"{_or_unknown(target)}{asked}"
 
 
 def _idle(row: Document) -> str:

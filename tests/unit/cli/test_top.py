@@ -88,6 +88,49 @@ def test_a_pool_is_one_line_from_nodes_to_idle_cost() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("nodes", "plan", "shown"),
+    [
+        pytest.param({"ready": 1}, {"booting": 2, "desired": 3, "target": 3}, "1, 2 booting 3", id="growing"),
+        pytest.param({"ready": 1}, {"desired": 1, "target": 2}, "1 2 (asked 1)", id="not asked for yet"),
+        pytest.param(
+            {"ready": 1, "cordoned": 2},
+            {"draining": ["n-1"], "doomed": ["n-2"], "desired": 3, "target": 1},
+            "1, 1 draining, 1 doomed 1 (asked 3)",
+            id="going",
+        ),
+        pytest.param(
+            {"ready": 2},
+            {"draining": ["n-1"], "desired": 2, "target": 2},
+            "1, 1 draining 2",
+            id="not cordoned yet",
+        ),
+        pytest.param(
+            {"ready": 1, "not_ready": 1}, {"booting": 1, "target": 2}, "1, 1 booting 2", id="not Ready yet"
+        ),
+        pytest.param(
+            {"ready": 1, "cordoned": 1}, {"target": 1}, "1, 1 cordoned 1", id="cordoned by somebody"
+        ),
+    ],
+)
+def test_a_node_counts_once_as_what_becomes_of_it(
+    nodes: dict[str, int], plan: dict[str, Any], shown: str
+) -> None:
+    row = lines(pools=[{**POOL, "nodes": {"ready": 0, "not_ready": 0, "cordoned": 0, **nodes}, **plan}])[-1]
+
+    assert f"h100-spot Spot {shown} 12/32" in " ".join(row.split())
+
+
+def test_a_document_of_an_operator_that_knows_no_tiers_or_targets_is_shown() -> None:
+    workload = {key: value for key, value in WORKLOAD.items() if key != "tiers"}
+    pool = {key: value for key, value in POOL.items() if key not in ("target", "reason")}
+
+    printed = lines(workloads=[workload], pools=[pool])
+
+    assert "chat/llm" in printed[1]
+    assert "h100-spot Spot 3, 1 not ready ? 12/32" in " ".join(printed[-1].split())
+
+
 def test_what_is_unknown_is_not_shown_as_zero() -> None:
     pool = {**POOL, "hourlyCost": None, "gpusAllocated": None, "idleHourlyCost": {}, "priceSource": "unknown"}
 
