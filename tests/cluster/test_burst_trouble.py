@@ -215,8 +215,8 @@ def test_a_budget_is_asked_until_the_last_call_before_the_node_ends(fleet: Fleet
     pool = pool_with_machines(fleet)
     with budget(fleet, llm):
         mark = fleet.scene.cluster.audit_mark()
-        fleet.market.reclaim(pool, notice_seconds=60)
-        llm.until(lambda: len(deleted_pods(fleet, since=mark)) == 2, 40, "both are deleted in the end")
+        fleet.market.reclaim(pool, notice_seconds=25)
+        llm.until(lambda: len(deleted_pods(fleet, since=mark)) == 2, 24, "both are deleted in the end")
 
     pods = fleet.scene.operator.writes(mark, resource="pods")
     evictions = [event for event in pods if event["objectRef"].get("subresource") == "eviction"]
