@@ -35,7 +35,8 @@ class Standing(StrEnum):
 class Fleet:
     """All nodes by name. `pods_on` holds every unfinished pod bound to a node, `memory` what is remembered by node uid.
 
-    `overdue` are machines, by id, that were granted too long ago and have no Node yet.
+    `overdue` are machines, by id, that were granted too long ago and have no Node yet. `gone` names nodes that exist no more
+    although pods on them are still listed.
     """
 
     claims: Claims
@@ -48,6 +49,7 @@ class Fleet:
     by_pool: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     pool_taints: Mapping[str, frozenset[tuple[Taint, ...]]] = field(default_factory=dict)
     overdue: frozenset[str] = frozenset()
+    gone: frozenset[str] = frozenset()
 
     def names_in(self, pool: str) -> tuple[str, ...]:
         """Return the nodes of a pool by name."""
@@ -63,7 +65,7 @@ class Fleet:
 
     def is_doomed(self, node: str | None) -> bool:
         """Whether pods on *node* are as good as lost; False for no node, and for one that is not known (yet)."""
-        return node is not None and self.standing.get(node) is Standing.DOOMED
+        return node is not None and (self.standing.get(node) is Standing.DOOMED or node in self.gone)
 
     def labels_of(self, pool: NodePool) -> Mapping[str, str]:
         """Return the labels that a node of *pool* will have: those that all of its nodes share, or at least its selector."""
@@ -113,7 +115,32 @@ def survey(snapshot: Snapshot, memory: Mapping[str, NodeMemory], now: datetime) 
             for found in state.granted
             if not found.node and _is_overdue(found.since, snapshot, now=now)
         ),
+        gone=_gone(pods_on, standing, settled=snapshot.timers.node_lost, now=now),
     )
+
+
+def _gone(
+    pods_on: Mapping[str, tuple[Pod, ...]],
+    standing: Mapping[str, Standing],
+    *,
+    settled: timedelta,
+    now: datetime,
+) -> frozenset[str]:
+    """Return the nodes that were deleted while pods on them still say Ready: until they are collected, 40 s or more later.
+
+    A pod cannot be Ready for so long on a node that is only not seen yet. Where no node is seen at all, none is known to be gone.
+    """
+    if not standing:
+        return frozenset()
+    return frozenset(
+        node
+        for node, pods in pods_on.items()
+        if node not in standing and any(_has_served(pod, settled, now) for pod in pods)
+    )
+
+
+def _has_served(pod: Pod, settled: timedelta, now: datetime) -> bool:
+    return pod.phase is PodPhase.READY and now - pod.since >= settled
 
 
 def _is_overdue(since: datetime | None, snapshot: Snapshot, *, now: datetime) -> bool:

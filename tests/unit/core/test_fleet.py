@@ -241,6 +241,24 @@ def test_no_node_and_an_unknown_node_are_not_lost(name: str | None) -> None:
     assert not survey(seen(), {}, NOW).is_doomed(name)
 
 
+@pytest.mark.parametrize(
+    ("ready_for", "nodes", "is_lost"),
+    [
+        pytest.param(60, ("node-1",), True, id="Ready for longer than any cache lags"),
+        pytest.param(59, ("node-1",), False, id="its node may not be seen yet"),
+        pytest.param(3600, ("node-1", "node-2"), False, id="its node is there"),
+        pytest.param(3600, (), False, id="no node is seen at all"),
+    ],
+)
+def test_a_pod_that_says_ready_on_a_node_that_was_deleted_is_lost(
+    ready_for: int, nodes: tuple[str, ...], is_lost: bool
+) -> None:
+    pod = make_pod(node="node-2", since=NOW - seconds(ready_for))
+    snapshot = make_snapshot(nodes=tuple(map(make_node, nodes)), pods=(pod,))
+
+    assert survey(snapshot, {}, NOW).is_doomed("node-2") is is_lost
+
+
 def test_a_pool_is_known_by_the_lasting_taints_of_its_nodes() -> None:
     spot, notice = Taint("spot", "true"), Taint("aws-node-termination-handler/spot-itn")
     nodes = (
