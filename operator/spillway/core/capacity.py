@@ -574,7 +574,7 @@ def _decide(found: PoolOutlook, fleet: Fleet, sizes: _Sizes, act: PoolAct | None
 
 def _verdict(found: PoolOutlook, sizes: _Sizes, act: PoolAct | None) -> tuple[PoolReason, str]:
     closed = found.closed
-    told = f"{found.size} nodes, {sizes.target} needed"
+    told = f"{found.size} {'node' if found.size == 1 else 'nodes'}, {sizes.target} needed"
     if closed is not None and closed.reason is CloseReason.AT_MAX and sizes.denied:
         return PoolReason.AT_MAX, f"{told}, and {sizes.denied} more if it might have them. {closed.message}"
     if closed is not None and closed.reason is not CloseReason.AT_MAX:
@@ -592,7 +592,7 @@ def _at_rest(found: PoolOutlook, sizes: _Sizes, told: str) -> tuple[PoolReason, 
         message = f"{told}; {found.state.unfulfilled} are asked for and not granted yet{refused}"
         return PoolReason.GROWING, message
     if sizes.booting:
-        return PoolReason.BOOTING, f"{told}; {sizes.booting} are booting"
+        return PoolReason.BOOTING, f"{told}; {sizes.booting} {'is' if sizes.booting == 1 else 'are'} booting"
     least = found.pool.min_nodes
     if least and sizes.target == least == found.size:
         return PoolReason.AT_MIN, f"{told}; minNodes is {least}"

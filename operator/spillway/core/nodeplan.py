@@ -118,6 +118,7 @@ def _with_drains(decision: PoolDecision, drains: DrainPlan) -> PoolDecision:
     if blocked is not None:
         return replace(decision, reason=PoolReason.DRAIN_BLOCKED, message=blocked)
     if draining:
-        message = f"{len(draining)} nodes that nobody needs are being drained: {', '.join(draining)}"
+        nodes = "node that nobody needs is" if len(draining) == 1 else "nodes that nobody needs are"
+        message = f"{len(draining)} {nodes} being drained: {', '.join(draining)}"
         return replace(decision, reason=PoolReason.SHRINKING, message=message)
     return decision

@@ -15,7 +15,7 @@ TIERS = {
 POOL: dict[str, Any] = {
     "name": "spot-a",
     "reason": "Refused",
-    "why": "1 nodes, 2 needed; no capacity",
+    "why": "1 node, 2 needed; no capacity",
     "closed": {"reason": "Refused", "message": "no capacity", "until": "2026-03-01T12:05:00Z"},
 }
 PLACEMENT: dict[str, Any] = {
@@ -69,17 +69,17 @@ def test_the_split_is_told_in_words_with_why_some_stand_in_on_demand() -> None:
 def test_a_pool_that_refuses_is_told_with_when_it_is_tried_again() -> None:
     lines = told()
 
-    place = lines.index("  pools     spot-a  Refused: 1 nodes, 2 needed; no capacity")
+    place = lines.index("  pools     spot-a  Refused: 1 node, 2 needed; no capacity")
     assert lines[place + 1] == "              is tried again at 2026-03-01T12:05:00Z (in 300 s)"
 
 
 def test_a_pool_that_is_steady_and_closed_says_both() -> None:
     closed = {"reason": "AtMax", "message": "maxNodes is 1", "until": None}
-    pool = {**POOL, "reason": "Steady", "why": "1 nodes, 1 needed", "closed": closed}
+    pool = {**POOL, "reason": "Steady", "why": "1 node, 1 needed", "closed": closed}
 
     lines = told(placement={**PLACEMENT, "pools": [pool]})
 
-    place = lines.index("  pools     spot-a  Steady: 1 nodes, 1 needed")
+    place = lines.index("  pools     spot-a  Steady: 1 node, 1 needed")
     assert lines[place + 1] == "              takes no more nodes  AtMax: maxNodes is 1"
 
 
