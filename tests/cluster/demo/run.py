@@ -16,7 +16,7 @@ from tests.cluster.client import ApiError
 from tests.cluster.controlplane import KubectlFailed
 from tests.cluster.demo.plain import PlainLines
 from tests.cluster.demo.play import Player, Show, StoryBroken
-from tests.cluster.demo.stage import POLICY, WORKLOAD, StageFailed, set_stage
+from tests.cluster.demo.stage import POLICY, POOLS, ROOT, WORKLOAD, StageFailed, set_stage
 from tests.cluster.demo.summary import NEXT_STEPS, sum_up, summary_lines
 from tests.cluster.demo.view import HEIGHT, WIDTH, frame
 from tests.cluster.operator_chart import HelmFailed
@@ -56,14 +56,18 @@ def _tell(line: str) -> None:
 
 def _opening() -> str:
     return f"""\
-Spillway demo: a burst of demand comes, spills onto spot, and goes, in about 5 minutes. Ctrl-C ends it at any time.
+Spillway demo: a burst of demand comes, spills onto spot, and goes, in about 5 minutes.
+Ctrl-C ends it at any time.
 
 A user writes this, and no more ({WORKLOAD.name}):
 
 {_manifest(WORKLOAD)}
 Default windows are minutes; the demo shortens them by this policy ({POLICY.name}):
 
-{_manifest(POLICY)}"""
+{_manifest(POLICY)}
+Waits about nodes are shortened too: by `drain` in {POOLS.relative_to(ROOT)}, and by the
+operator's settings at the top of tests/cluster/demo/stage.py.
+"""
 
 
 def _manifest(path: Path) -> str:

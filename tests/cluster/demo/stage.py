@@ -50,6 +50,7 @@ OPERATOR_SETTINGS = {
     "poolCollectSeconds": 1,
     "poolStaleSeconds": 5,
     "cordonSettleSeconds": 1,
+    "nodeLostSeconds": 3,
     "nodeGoneSeconds": 3,
     "drainBackOffSeconds": 3,
     "packingRefusedSeconds": 3,
@@ -247,7 +248,7 @@ def _furnish(
     """Apply what a cluster has before the story begins: CRDs, the chart, and the files of deploy/examples."""
     names = [cluster.apply_crd(path) for path in sorted((ROOT / "crds").glob("*.yaml"))]
     market.wait_nodes(FIRST_POOL, 1)
-    tell(f"Applied {' and '.join(names)}; the cloud has given one on-demand node with 4 GPUs")
+    tell(f"Applied {len(names)} CRDs; the cloud has given one on-demand node with 4 GPUs")
     cluster.make_namespace(OPERATOR_NAMESPACE)
     helm = Helm(program=program, folder=cluster.folder, kubeconfig=cluster.kubeconfig)
     settings = {"watchNamespaces": [], "kwok": {"url": market.url}}

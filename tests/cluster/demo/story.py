@@ -245,7 +245,7 @@ STORY: tuple[Scene, ...] = (
     ),
 )  # fmt: skip
 
-EXPECTED_SECONDS = 290  # the usual length, for the time scale of the view
+EXPECTED_SECONDS = 310  # the usual length, for the time scale of the view
 
 
 def broken_promise(moments: Sequence[Moment], act: Act) -> str | None:

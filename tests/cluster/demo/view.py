@@ -134,7 +134,7 @@ def _rows(show: Show) -> Iterator[tuple[RenderableType, ...]]:
 
 def _replicas(moment: Moment) -> Text:
     text = Text(f"{moment.desired} wanted {moment.ready} ready ")
-    return text.append(f"{moment.loading} waiting", style="bold yellow" if moment.loading else "dim")
+    return text.append(f"□ {moment.loading} to be", style="bold yellow" if moment.loading else "dim")
 
 
 def _count_of(ready: int, wanted: int) -> str:
@@ -160,7 +160,7 @@ def _on_demand(moment: Moment) -> Text:
     text = Text("■ " * baseline, style="green")
     text.append("▲ " * (tiers.ready_on_demand - baseline), style="bold yellow")
     text.append("□ " * max(0, tiers.on_demand - tiers.ready_on_demand), style="yellow")
-    return text.append("  ■ baseline  ▲ stands in for spot  □ not ready", style="dim")
+    return text.append("  ■ baseline  ▲ stand-in", style="dim")
 
 
 def _on_spot(moment: Moment) -> Text:
@@ -169,7 +169,7 @@ def _on_spot(moment: Moment) -> Text:
     text = Text("■ " * tiers.ready_burst, style="cyan")
     text.append("▼ " * doomed, style="bold red")
     text.append("□ " * max(0, tiers.burst - tiers.ready_burst - doomed), style="yellow")
-    return text.append("  ■ burst  ▼ being taken back  □ not ready", style="dim")
+    return text.append("  ■ burst  ▼ taken back", style="dim")
 
 
 def _pools(moment: Moment) -> Panel:
@@ -203,8 +203,11 @@ def _decision(show: Show) -> Panel:
     table.add_column(width=DECISION_LABEL_WIDTH, style="bold")
     table.add_column(width=INNER_WIDTH - DECISION_LABEL_WIDTH - 2)
     now, change = show.decided, show.change
-    table.add_row("now", Text("\n".join([f"{_count(now)}: {now.reason}", *_wrapped(now.why, lines=2)])))
-    table.add_row("placement", Text("\n".join(_wrapped(now.split, lines=1))))
+    why = _wrapped(now.why, lines=2)
+    if not why[-1]:
+        why.pop()
+    table.add_row("now", Text("\n".join([f"{_count(now)}: {now.reason}", *why])))
+    table.add_row("placement", Text("\n".join(_wrapped(now.split, lines=3 - len(why)))))
     told = "none yet"
     if change is not None:
         told = f"{change.before} → {change.after} replicas at {_time(change.at)}: {change.reason}"
