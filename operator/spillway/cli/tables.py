@@ -129,7 +129,8 @@ def _idle(row: Document) -> str:
     parts = row["idleHourlyCost"]
     if parts is None or "unseen" in parts or row["hourlyCost"] is None:
         return UNKNOWN
-    return _amount(str(sum((Decimal(amount) for amount in parts.values()), Decimal(0))), row["currency"])
+    total = sum((Decimal(amount) for amount in parts.values()), Decimal(0))
+    return _amount(f"{total:.2f}", row["currency"])
 
 
 def _amount(amount: str | None, currency: str) -> str:

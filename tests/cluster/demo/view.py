@@ -134,7 +134,7 @@ def _rows(show: Show) -> Iterator[tuple[RenderableType, ...]]:
 
 def _replicas(moment: Moment) -> Text:
     text = Text(f"{moment.desired} wanted {moment.ready} ready ")
-    return text.append(f"□ {moment.loading} to be", style="bold yellow" if moment.loading else "dim")
+    return text.append(f"□ {moment.loading} due", style="bold yellow" if moment.loading else "dim")
 
 
 def _count_of(ready: int, wanted: int) -> str:

@@ -146,6 +146,12 @@ def test_idle_cost_is_unknown_where_not_every_pod_is_seen() -> None:
     assert " unknown " in row
 
 
+def test_nothing_idle_is_written_as_an_amount() -> None:
+    row = lines(pools=[{**POOL, "idleHourlyCost": {}}])[-1]
+
+    assert "117.60 USD 0.00 USD pool price" in " ".join(row.split())
+
+
 def test_long_names_and_costs_stay_within_100_columns() -> None:
     workload = {
         **WORKLOAD,
