@@ -107,15 +107,19 @@ def _nodes(row: Document) -> str:
     nodes = row["nodes"]
     leaving = {state: len(row.get(state) or ()) for state in ("draining", "doomed")}
     going = sum(leaving.values())
+    # Those that leave are cordoned, or about to be.
+    ready = max(0, nodes["ready"] - max(0, going - nodes["cordoned"]))
+    cordoned = max(0, nodes["cordoned"] - going)
+    booting = row.get("booting", 0)
+    if "size" in row:  # a machine whose Node is only just there may be in the plan as one that boots, too
+        booting = min(booting, max(0, row["size"] - ready - cordoned - going))
     counts = {
-        "booting": row.get("booting", 0),
-        "not ready": max(0, nodes["not_ready"] - row.get("booting", 0)),
+        "booting": booting,
+        "not ready": max(0, nodes["not_ready"] - booting),
         **leaving,
-        # Those that leave are cordoned, or about to be.
-        "cordoned": max(0, nodes["cordoned"] - going),
+        "cordoned": cordoned,
     }
-    ready = nodes["ready"] - max(0, going - nodes["cordoned"])
-    return ", ".join([str(max(0, ready)), *(f"{count} {state}" for state, count in counts.items() if count)])
+    return ", ".join([str(ready), *(f"{count} {state}" for state, count in counts.items() if count)])
 
 
 def _wanted(row: Document) -> str:

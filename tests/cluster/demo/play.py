@@ -128,12 +128,15 @@ def _tiers(found: Document | None) -> Tiers:
 def _pool(found: Document) -> PoolNow:
     nodes, cost = found["nodes"], found["hourlyCost"]
     draining, doomed = len(found.get("draining", ())), len(found.get("doomed", ()))
+    ready = max(0, nodes["ready"] + nodes["cordoned"] - draining - doomed)
+    # A machine whose Node is only just there may be in the plan as one that boots, too.
+    booting = min(found.get("booting", 0), max(0, found.get("size", 0) - ready - draining - doomed))
     return PoolNow(
         name=found["name"],
         is_spot=found["capacityType"] == SPOT,
-        ready=max(0, nodes["ready"] + nodes["cordoned"] - draining - doomed),
+        ready=ready,
         not_ready=nodes["not_ready"],
-        booting=found.get("booting", 0),
+        booting=booting,
         draining=draining,
         doomed=doomed,
         target=found.get("target", 0),
