@@ -21,7 +21,7 @@ from rich.console import Console
 
 from tests.cluster import binaries
 from tests.cluster.demo.plain import PlainLines
-from tests.cluster.demo.play import Show
+from tests.cluster.demo.play import Show, read_pool
 from tests.cluster.demo.stage import Event
 from tests.cluster.demo.story import STORY, Act, Moment, PoolNow, Scene, Tiers, broken_promise
 from tests.cluster.demo.summary import ON_DEMAND_PRICE, sum_up, summary_lines
@@ -140,6 +140,32 @@ def test_a_trend_fills_the_time_between_two_looks() -> None:
     bars = trend(moments, lambda moment: moment.demand, highest=8.0, seconds=10.0, width=10)
 
     assert bars == "██████▅   "
+
+
+# What is read of the operator
+
+
+@pytest.mark.parametrize(
+    ("nodes", "plan", "counts"),
+    [
+        pytest.param({"ready": 1}, {"size": 2, "booting": 1}, (1, 1, 0, 0), id="one on its way"),
+        pytest.param({"ready": 2}, {"size": 2, "booting": 1}, (2, 0, 0, 0), id="Ready since a moment"),
+        pytest.param(
+            {"cordoned": 1}, {"size": 2, "booting": 1, "doomed": ["n-1"]}, (0, 1, 0, 1), id="replaced"
+        ),
+        pytest.param({"ready": 2}, {"size": 2, "draining": ["n-1"]}, (1, 0, 1, 0), id="not cordoned yet"),
+    ],
+)
+def test_each_node_of_a_pool_is_drawn_once(
+    nodes: dict[str, int], plan: dict[str, Any], counts: tuple[int, ...]
+) -> None:
+    states = {"ready": 0, "not_ready": 0, "cordoned": 0, **nodes}
+    row = {"name": "a", "capacityType": "Spot", "nodes": states, "gpusAllocatable": 8, "gpusAllocated": None}
+
+    pool = read_pool({**row, "hourlyCost": None, **plan})
+
+    assert (pool.ready, pool.booting, pool.draining, pool.doomed) == counts
+    assert pool.cost is None
 
 
 # Plain lines

@@ -96,7 +96,7 @@ class Player:
             split=_split(placement),
             limits=tuple(f"{limit['reason']}: {limit['message']}" for limit in decision["limits"]),
             tiers=_tiers(row.get("tiers")),
-            pools=tuple(map(_pool, top["pools"])),
+            pools=tuple(map(read_pool, top["pools"])),
             ledger=self.stage.ledger(),
             workload_cost=figures.get("spillway_workload_cost_total", 0.0),
             replica_seconds=figures.get("spillway_workload_replica_seconds_total", 0.0),
@@ -125,7 +125,8 @@ def _tiers(found: Document | None) -> Tiers:
     )
 
 
-def _pool(found: Document) -> PoolNow:
+def read_pool(found: Document) -> PoolNow:
+    """Return a pool's row of /top with each node counted once."""
     nodes, cost = found["nodes"], found["hourlyCost"]
     draining, doomed = len(found.get("draining", ())), len(found.get("doomed", ()))
     ready = max(0, nodes["ready"] + nodes["cordoned"] - draining - doomed)
