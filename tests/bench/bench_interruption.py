@@ -1,7 +1,7 @@
 """How long after a node is told of its end is its replacement asked for, on a fleet of 500 nodes and 2,000 pods?
 
 The fleet is full: half of 40 workloads run on demand, the others keep half of their replicas on spot, on twins that the operator made.
-One spot node after another gets its notice; once everything is replaced and back where it was, the next one does. The operator is the
+One spot node after another gets its notice; it is taken back when all is asked for, and once the fleet stands as before the next one is told. The operator is the
 real process with the chart's token; API server, scheduler and market are real, kwok plays the nodes.
 
 Three moments are taken, none of them from the operator:
@@ -16,6 +16,7 @@ With a Prometheus that hangs there are no metrics, and nothing of this may take 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -31,6 +32,7 @@ from tests.cluster.client import JsonObject
 from tests.cluster.faults import FaultProxy, Hang
 from tests.cluster.fleet_scene import (
     FLEET_LABEL,
+    POOLS,
     SHORT_NODE_TIMERS,
     BurstWorkload,
     FleetScene,
@@ -47,7 +49,8 @@ NOTICE_SECONDS = 120
 NOTICE_TAINT = "aws-node-termination-handler/spot-itn"
 LAID_SECONDS, SETTLE_SECONDS = 300, 120
 MISSED_SECONDS = 40  # until the operator has missed two collections
-# So that a fleet is back where it was within seconds; none of them delays what is measured.
+# So that a fleet is back where it was within seconds; none of these delays what is measured.
+QUICK = {**SHORT_NODE_TIMERS, "evaluationSeconds": 2, "confirmSeconds": 1}
 FALLBACK = {"returnStableSeconds": 2, "minResidencySeconds": 1, "provisionTimeoutSeconds": 60}
 NO_BREAKER = {"interruptions": 100, "withinSeconds": 1, "openSeconds": 1}
 
@@ -72,6 +75,7 @@ class Stage:
     market: MarketProcess
     operator: RunningOperator
     bursting: Sequence[BurstWorkload]
+    spot_nodes: int
     prometheus: FaultProxy
     grown: list[Call]
 
@@ -106,7 +110,7 @@ def bench(*, runs: int, workloads: int) -> None:
 @contextmanager
 def _staged(bed: Bed, *, workloads: int) -> Iterator[Stage]:
     bursting = workloads // 2
-    on_spot = bursting * (REPLICAS - BASELINE) // PER_NODE
+    on_spot = math.ceil(bursting * (REPLICAS - BASELINE) / PER_NODE)
     on_demand = workloads * REPLICAS // PER_NODE - on_spot
     sizes = {"od": on_demand, "a": on_spot // 2, "b": on_spot - on_spot // 2}
     grown: list[Call] = []
@@ -125,14 +129,13 @@ def _staged(bed: Bed, *, workloads: int) -> Iterator[Stage]:
                 market.wait_nodes(f"{tag}-{name}", size, LAID_SECONDS)
             fleet = FleetScene(scene, market)
             standard_pools(fleet, breaker=NO_BREAKER, maxNodes=600)
-            for name, size in sizes.items():
-                fleet.client.patch(_pool_path(f"{tag}-{name}"), {"spec": {"minNodes": size}})
+            fleet.client.patch(f"{POOLS}/{tag}-od", {"spec": {"minNodes": on_demand}})
             settings = {
                 "watchNamespaces": [],
                 "poolSelector": {FLEET_LABEL: tag},
                 "kwok": {"url": tap.url},
                 "prometheus": {"url": prometheus.url},
-                **SHORT_NODE_TIMERS,
+                **QUICK,
             }
             made = _make_workloads(bed, fleet, workloads=workloads, bursting=bursting)
             with running_operator(bed, tag, settings=settings) as operator:
@@ -142,15 +145,12 @@ def _staged(bed: Bed, *, workloads: int) -> Iterator[Stage]:
                     market=market,
                     operator=operator,
                     bursting=made,
+                    spot_nodes=on_spot,
                     prometheus=prometheus,
                     grown=grown,
                 )
                 _wait_settled(stage, seconds=LAID_SECONDS)
                 yield stage
-
-
-def _pool_path(name: str) -> str:
-    return f"/apis/spillway.dev/v1alpha1/gpunodepools/{name}"
 
 
 def _make_workloads(bed: Bed, fleet: FleetScene, *, workloads: int, bursting: int) -> list[BurstWorkload]:
@@ -169,12 +169,14 @@ def _make_workloads(bed: Bed, fleet: FleetScene, *, workloads: int, bursting: in
 
 
 def _wait_settled(stage: Stage, *, seconds: float) -> None:
-    """Wait until every bursting workload stands on its two tiers as it should, all of it Ready."""
+    """Wait until every bursting workload stands on its two tiers as it should, all Ready, and spot has no node to spare."""
     space = stage.bursting[0].workload.namespace
     wanted = {llm.name: BASELINE for llm in stage.bursting}
     wanted |= {f"{llm.name}-burst": REPLICAS - BASELINE for llm in stage.bursting}
 
     def settled() -> bool:
+        if sum(len(stage.market.machines(pool)) for pool in stage.market.pools[1:]) != stage.spot_nodes:
+            return False
         found = stage.bed.cluster.client.get(f"/apis/apps/v1/namespaces/{space}/deployments")["items"]
         counts = {
             item["metadata"]["name"]: item["spec"]["replicas"]
@@ -190,17 +192,20 @@ def _play(stage: Stage, *, runs: int) -> list[Reaction]:
     """Tell one node after another of its end, and return what happened."""
     reactions = []
     for number in range(runs):
-        pool = stage.market.pools[1 + number % 2]
+        pool = max(stage.market.pools[1:], key=lambda name: len(stage.market.running(name)))
         mark = stage.bed.cluster.audit_mark()
         stage.grown.clear()
         (instance,) = stage.market.reclaim(pool, count=1, notice_seconds=NOTICE_SECONDS)
-        reactions.append(_reaction(stage, f"{pool}-{instance}", mark))
-        stage.market.reclaim(pool, notice_seconds=0, instances=[instance])
+        found = _reaction(stage, f"{pool}-{instance}", mark)
+        stage.market.cancel_notice(pool, [instance])
+        began = time.monotonic()
         _wait_settled(stage, seconds=SETTLE_SECONDS)
+        settled = time.monotonic() - began
         print(
-            f"  {number + 1}: stand-in {reactions[-1].stand_in:.3f} s, node {reactions[-1].node:.3f} s",
+            f"  {number + 1}: stand-in {found.stand_in:.3f} s, node {found.node:.3f} s; at rest after {settled:.0f} s",
             flush=True,
         )
+        reactions.append(found)
     return reactions
 
 
