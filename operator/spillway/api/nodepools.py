@@ -429,6 +429,11 @@ GPU_NODE_POOL: Final = Kind(
             priority=1,
         ),
         PrinterColumn(
+            name="Capacity",
+            path='.status.conditions[?(@.type=="CapacityAvailable")].reason',
+            description="What becomes of the pool's size, in a word.",
+        ),
+        PrinterColumn(
             name="Reason",
             path='.status.conditions[?(@.type=="Ready")].reason',
             description="What is known of the pool, in a word.",

@@ -24,7 +24,7 @@ from spillway.app.operations import WRITE_SECONDS, HoldsLease
 from spillway.app.snapshots import View
 from spillway.app.status import StatusUpdate, Stored, Verdict
 from spillway.core.cost import Bill, PayerCost, PoolBill
-from spillway.core.model import Node, ObjectKey, Operation, OperationState, SetReplicas
+from spillway.core.model import Act, ApplyTwin, Node, ObjectKey, Operation, OperationState, SetReplicas
 from spillway.core.plan import Decision, FallbackReason, InactiveReason, Plan, PoolDecision
 from spillway.core.prices import BadPrice
 
@@ -100,7 +100,7 @@ class Reporter:
         """Post an Event about an act that ended, and remember that a write of replicas landed."""
         act = operation.act
         told = self._told.get(decision.uid) if decision is not None else None
-        if told is not None and operation.state is OperationState.LANDED and isinstance(act, SetReplicas):
+        if told is not None and operation.state is OperationState.LANDED and _changes_a_count(act):
             told.scaled = True
         event = event_of(operation, why=why_replicas_move(decision))
         if event is None or self._was_told(operation, event):
@@ -301,6 +301,11 @@ class Reporter:
             del self._told[uid]
         for uid in self._said.keys() - alive:
             del self._said[uid]
+
+
+def _changes_a_count(act: Act) -> bool:
+    """Whether replicas are written by it: a twin that is made is, one that is brought in step is not."""
+    return isinstance(act, SetReplicas) or (isinstance(act, ApplyTwin) and act.count is not None)
 
 
 def _is_trouble(resource: Resource, verdict: Verdict) -> bool:

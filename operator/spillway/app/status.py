@@ -332,8 +332,8 @@ def _capacity(decision: Decision) -> Verdict:
         return Verdict(
             type=kind, status=FALSE, reason=decision.capacity.reason, message=decision.capacity.message
         )
-    if decision.counts.loading:
-        message = "Some replicas are starting or loading; they count as supply on its way"
+    if decision.counts.loading or decision.counts.unschedulable:
+        message = "Some replicas are starting, loading, or wait for a node on its way; they count as supply on its way"
         return Verdict(type=kind, status=TRUE, reason=CapacityAvailableReason.LOADING, message=message)
     message = "Every replica that was asked for has found its place"
     return Verdict(type=kind, status=TRUE, reason=CapacityAvailableReason.ALL_SCHEDULED, message=message)

@@ -575,7 +575,9 @@ def _capacity(view: _View, *, now: datetime) -> Finding[CapacityReason] | None:
             f"No node took more than {exhausted.cap} pods; asking again at {exhausted.until:%H:%M:%S} UTC"
         )
         return Finding(reason=CapacityReason.EXHAUSTED, message=message)
-    return _packing_refused(view) or capacity_finding(view.replicas, view.deployment)
+    return _packing_refused(view) or capacity_finding(
+        view.replicas, view.deployment, awaited=view.tiers.awaited
+    )
 
 
 def _packing_refused(view: _View) -> Finding[CapacityReason] | None:

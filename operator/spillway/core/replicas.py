@@ -136,8 +136,13 @@ def is_rolling_out(deployment: Deployment) -> bool:
     return behind or deployment.updated_replicas < min(deployment.replicas, deployment.status_replicas)
 
 
-def capacity_finding(replicas: Replicas, deployment: Deployment) -> Finding[CapacityReason] | None:
-    """Name the first thing that keeps asked-for replicas from serving, in the cluster's own words; None if nothing does."""
+def capacity_finding(
+    replicas: Replicas, deployment: Deployment, *, awaited: Set[str] = frozenset()
+) -> Finding[CapacityReason] | None:
+    """Name the first thing that keeps asked-for replicas from serving, in the cluster's own words; None if nothing does.
+
+    Pods in *awaited*, by uid, have a place coming: a node that boots for them is no trouble.
+    """
     name = deployment.key.name
     if replicas.revision_broken:
         pod = replicas.broken[0]
@@ -151,9 +156,10 @@ def capacity_finding(replicas: Replicas, deployment: Deployment) -> Finding[Capa
             reason=CapacityReason.REPLICA_FAILURE,
             message=f"The cluster refuses to create pods of {name}: {deployment.failure}",
         )
-    if replicas.unschedulable:
-        pod = min(replicas.unschedulable, key=lambda pod: pod.since)
-        message = f"{len(replicas.unschedulable)} pods of {name} find no node: {pod.message or pod.cause}"
+    waiting = [pod for pod in replicas.unschedulable if pod.uid not in awaited]
+    if waiting:
+        pod = min(waiting, key=lambda pod: pod.since)
+        message = f"{len(waiting)} pods of {name} find no node: {pod.message or pod.cause}"
         return Finding(reason=CapacityReason.UNSCHEDULABLE, message=message)
     if replicas.broken:
         pod = replicas.broken[0]

@@ -60,7 +60,8 @@ class Tiers:
     `supply` are the pods that serve or will, each with its revision in the source's terms; refused burst pods are none where
     on-demand replicas stand in for them. `foreign` says that somebody else changed the source's count, `models_forbidden` why
     the guardrail gpuModels lets nothing grow, empty where it does. On `refusing_pools` the scheduler left pods waiting beside
-    room.
+    room. `awaited` are the uids of pods, of whatever workload, that have a place
+    coming.
     """
 
     workload: Workload
@@ -76,6 +77,7 @@ class Tiers:
     foreign: bool = False
     models_forbidden: str = ""
     refusing_pools: tuple[str, ...] = ()
+    awaited: frozenset[str] = frozenset()
 
     @property
     def can_burst(self) -> bool:
@@ -123,6 +125,7 @@ def observe_tiers(
         supply=tuple(own),
         models_forbidden=_models_forbidden(workload, source, snapshot.pools, fleet),
         refusing_pools=capacity.refusing.get((source.template, source.uid), ()),
+        awaited=capacity.coming,
     )
     if twin is None and obstacle is not None:
         return tiers

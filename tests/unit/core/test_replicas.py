@@ -171,3 +171,21 @@ def test_a_broken_pod_is_reported_with_its_cause(cause: str) -> None:
 
     assert finding is not None
     assert cause in finding.message
+
+
+def test_a_pod_whose_node_is_on_its_way_is_no_trouble() -> None:
+    waiting = make_pods(2, PodPhase.UNSCHEDULABLE, node=None, message="0/3 nodes are available")
+    replicas = classify(
+        [(pod, 1) for pod in waiting],
+        revision=1,
+        rules=make_workload().readiness,
+        pending_timeout=seconds(900),
+        now=NOW,
+    )
+
+    one = capacity_finding(replicas, make_deployment(), awaited={waiting[0].uid})
+    none = capacity_finding(replicas, make_deployment(), awaited={pod.uid for pod in waiting})
+
+    assert one is not None
+    assert one.message == "1 pods of llm find no node: 0/3 nodes are available"
+    assert none is None
