@@ -343,7 +343,7 @@ def test_static_peak_costs_its_whole_share_and_misses_nothing() -> None:
 
 @pytest.mark.parametrize("name", sorted(NAMES))
 def test_every_peer_carries_a_steady_load_where_spot_is_plenty(name: str) -> None:
-    demand = Demand(times=(0.0, 2.5 * HOUR - 60), values=(5.0, 5.0))
+    demand = Demand(times=(0.0, 1.25 * HOUR), values=(5.0, 5.0))
 
     score = score_of(Scenario(demand=demand, spot=roomy(a=20, b=20)), name)
 
@@ -352,7 +352,7 @@ def test_every_peer_carries_a_steady_load_where_spot_is_plenty(name: str) -> Non
 
 def test_spothedge_falls_back_to_on_demand_where_spot_is_gone_and_spot_only_misses() -> None:
     gone = Spot(seconds=24 * HOUR, zones=dict.fromkeys("ab", ((0.0, 20), (2.2 * HOUR, 0))))
-    demand = Demand(times=(0.0, 4 * HOUR - 60), values=(5.0, 5.0))
+    demand = Demand(times=(0.0, 2 * HOUR), values=(5.0, 5.0))
     scenario = Scenario(demand=demand, spot=gone)
 
     hedged, alone = score_of(scenario, "spothedge-0.7-2"), score_of(scenario, "spot-only")
