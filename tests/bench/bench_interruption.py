@@ -19,7 +19,7 @@ import argparse
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -39,9 +39,10 @@ from tests.cluster.fleet_scene import (
     standard_pools,
 )
 from tests.cluster.market_process import MarketProcess, on_demand_pool, running_market, spot_pool
-from tests.cluster.scene import make_scene
+from tests.cluster.scene import Scene
 
 NAME = "bench_interruption"
+NAMESPACE = "bench-interruption"
 AIM_SECONDS = 1.0
 WORKLOADS, REPLICAS, BASELINE, GPUS = 40, 50, 25, 2
 PER_NODE = 4  # pods of two GPUs on a node of eight
@@ -86,7 +87,10 @@ def bench(*, runs: int, workloads: int) -> None:
         stage.prometheus.add(Hang())
         time.sleep(MISSED_SECONDS)
         found["Prometheus hangs"] = _play(stage, runs=runs)
-    pods = workloads * REPLICAS
+        _show(found, pods=workloads * REPLICAS)  # before hundreds of nodes are taken down
+
+
+def _show(found: Mapping[str, Sequence[Reaction]], *, pods: int) -> None:
     figures.show(
         NAME,
         title=f"Notice on a spot node → replacement asked for, {pods // PER_NODE} nodes, {pods} pods (seconds)",
@@ -114,43 +118,45 @@ def _staged(bed: Bed, *, workloads: int) -> Iterator[Stage]:
     on_demand = workloads * REPLICAS // PER_NODE - on_spot
     sizes = {"od": on_demand, "a": on_spot // 2, "b": on_spot - on_spot // 2}
     grown: list[Call] = []
-    with make_scene(bed.cluster, bed.exporter, nodes=0) as scene:
-        tag = scene.namespace
-        own: dict[str, Any] = {"labels": {FLEET_LABEL: tag}, "maxNodes": 600, "bootSeconds": 1}
-        pools = [on_demand_pool(f"{tag}-od", startNodes=sizes["od"], **own)]
-        pools += [spot_pool(f"{tag}-{name}", startNodes=sizes[name], **own) for name in ("a", "b")]
-        with (
-            running_market(bed.cluster, pools) as market,
-            MarketTap(market.url, answered=grown.append) as tap,
-            FaultProxy(bed.prometheus.url) as prometheus,
-        ):
-            print(f"{sum(sizes.values())} nodes …", flush=True)
-            for name, size in sizes.items():
-                market.wait_nodes(f"{tag}-{name}", size, LAID_SECONDS)
-            fleet = FleetScene(scene, market)
-            standard_pools(fleet, breaker=NO_BREAKER, maxNodes=600)
-            fleet.client.patch(f"{POOLS}/{tag}-od", {"spec": {"minNodes": on_demand}})
-            settings = {
-                "watchNamespaces": [],
-                "poolSelector": {FLEET_LABEL: tag},
-                "kwok": {"url": tap.url},
-                "prometheus": {"url": prometheus.url},
-                **QUICK,
-            }
-            made = _make_workloads(bed, fleet, workloads=workloads, bursting=bursting)
-            with running_operator(bed, tag, settings=settings) as operator:
-                print("twins …", flush=True)
-                stage = Stage(
-                    bed=bed,
-                    market=market,
-                    operator=operator,
-                    bursting=made,
-                    spot_nodes=on_spot,
-                    prometheus=prometheus,
-                    grown=grown,
-                )
-                _wait_settled(stage, seconds=LAID_SECONDS)
-                yield stage
+    # It goes with the control plane: 2,000 pods are not deleted one by one.
+    bed.cluster.make_namespace(NAMESPACE)
+    scene = Scene(bed.cluster, bed.exporter, namespace=NAMESPACE, pool=NAMESPACE)
+    tag = NAMESPACE
+    own: dict[str, Any] = {"labels": {FLEET_LABEL: tag}, "maxNodes": 600, "bootSeconds": 1}
+    pools = [on_demand_pool(f"{tag}-od", startNodes=sizes["od"], **own)]
+    pools += [spot_pool(f"{tag}-{name}", startNodes=sizes[name], **own) for name in ("a", "b")]
+    with (
+        running_market(bed.cluster, pools) as market,
+        MarketTap(market.url, answered=grown.append) as tap,
+        FaultProxy(bed.prometheus.url) as prometheus,
+    ):
+        print(f"{sum(sizes.values())} nodes …", flush=True)
+        for name, size in sizes.items():
+            market.wait_nodes(f"{tag}-{name}", size, LAID_SECONDS)
+        fleet = FleetScene(scene, market)
+        standard_pools(fleet, breaker=NO_BREAKER, maxNodes=600)
+        fleet.client.patch(f"{POOLS}/{tag}-od", {"spec": {"minNodes": on_demand}})
+        settings = {
+            "watchNamespaces": [],
+            "poolSelector": {FLEET_LABEL: tag},
+            "kwok": {"url": tap.url},
+            "prometheus": {"url": prometheus.url},
+            **QUICK,
+        }
+        made = _make_workloads(bed, fleet, workloads=workloads, bursting=bursting)
+        with running_operator(bed, tag, settings=settings) as operator:
+            print("twins …", flush=True)
+            stage = Stage(
+                bed=bed,
+                market=market,
+                operator=operator,
+                bursting=made,
+                spot_nodes=on_spot,
+                prometheus=prometheus,
+                grown=grown,
+            )
+            _wait_settled(stage, seconds=LAID_SECONDS)
+            yield stage
 
 
 def _make_workloads(bed: Bed, fleet: FleetScene, *, workloads: int, bursting: int) -> list[BurstWorkload]:

@@ -21,6 +21,7 @@ from tests.cluster.scene import SECONDS
 QUERY = r"/api/v1/query"
 API_FAULTS: Sequence[ApiFaultKind] = ("Throttle", "Fail", "Hang", "LoseAnswer", "Stale")
 BOOT_SECONDS = 1.0
+OF_METRICS = frozenset({"Prometheus hangs", "GPU metrics vanish"})
 
 Mend = Callable[[], None]
 
@@ -83,9 +84,11 @@ class Trouble:
             "rollout": (1, self._roll_out),
         }
 
-    def strike(self) -> None:
-        """Play one fault at random."""
-        kinds = self.kinds
+    def strike(self, *, spare_metrics: bool) -> None:
+        """Play one fault at random; with *spare_metrics* none that blinds all workloads at once."""
+        kinds = {
+            kind: found for kind, found in self.kinds.items() if not (spare_metrics and kind in OF_METRICS)
+        }
         kind = self._random.choices(list(kinds), [weight for weight, _ in kinds.values()])[0]
         try:
             told = kinds[kind][1]()
