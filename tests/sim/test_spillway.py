@@ -12,7 +12,8 @@ HOUR = 3600.0
 
 
 def steady(load: float, hours: float = 3) -> Demand:
-    return Demand(times=(0.0, hours * HOUR - 60), values=(load, load))
+    """One load for so long; the last of two points holds as long as the first."""
+    return Demand(times=(0.0, hours * HOUR / 2), values=(load, load))
 
 
 def zones(**counts: int) -> Spot:

@@ -109,7 +109,10 @@ def whole(load: float) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """What one policy came to in one scenario. Dollars and shares are from the third hour on."""
+    """What one policy came to in one scenario. Dollars and shares are from the third hour on.
+
+    `starts` counts machines asked for, refused ones included, `flaps` how often the number that serves changed direction.
+    """
 
     policy: str
     cost_usd: float
@@ -306,6 +309,7 @@ class PeerFleet:
     def __init__(self, scenario: Scenario, peer: Peer) -> None:
         self.market = scenario.market()
         self._scenario = scenario
+        self._most = scenario.most
         self._peer = peer
         self._pools = (ON_DEMAND, *scenario.zones)
         self._serial = 0
@@ -328,7 +332,7 @@ class PeerFleet:
         seen = self._look(now, load)
         wanted = self._peer.decide(seen)
         for pool in self._pools:
-            self._ask(pool, min(wanted.get(pool, 0), self._scenario.most), now)
+            self._ask(pool, min(wanted.get(pool, 0), self._most), now)
 
     def _look(self, now: datetime, load: float) -> Seen:
         starting, doomed = dict.fromkeys(self._pools, 0), dict.fromkeys(self._pools, 0)
