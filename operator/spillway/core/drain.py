@@ -7,7 +7,7 @@ A voluntary drain never forces anything. See node-and-spot C.5 and C.6.
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
@@ -269,7 +269,7 @@ class _Drains:
             seconds = int(pool.drain.timeout.total_seconds())
             return f"its drain did not end within drain.timeoutSeconds ({seconds} s)"
         pods = self.fleet.pods_on.get(node.name, ())
-        return next((why for pod in pods if (why := self._why_not(pod, pool))), "")
+        return self._what_blocks(pods, pool)
 
     def _change_of_mind(self, node: Node, pool: NodePool, mark: CordonMark) -> str:
         """Why a drain that could go on is not wanted any more; empty while it is."""
@@ -287,8 +287,13 @@ class _Drains:
             return "its pods have no room elsewhere any more"
         return ""
 
-    def _why_not(self, pod: Pod, pool: NodePool) -> str:
-        return blocker(pod, movable=self.movable, foreign_pods=pool.drain.foreign_pods, now=self.now)
+    def _what_blocks(self, pods: Iterable[Pod], pool: NodePool) -> str:
+        """Return what a drain may not move, the same each pass where several pods block it; empty where nothing does."""
+        found = (
+            blocker(pod, movable=self.movable, foreign_pods=pool.drain.foreign_pods, now=self.now)
+            for pod in pods
+        )
+        return min(filter(None, found), default="")
 
     def _moving(self, node: Node) -> list[Pod]:
         """Return the pods that a drain would have to evict."""
@@ -370,7 +375,7 @@ class _Drains:
         for node in self._candidates(pool):
             moving = self._moving(node)
             pods = self.fleet.pods_on.get(node.name, ())
-            why = next((why for pod in pods if (why := self._why_not(pod, pool))), "")
+            why = self._what_blocks(pods, pool)
             if why and not any(pod.gpus for pod in moving):
                 self.blocked.setdefault(pool.name, f"{node.name} is kept: {why}")
             if moving and not why and self._are_settled(pods, pool):
@@ -477,14 +482,14 @@ class _Drains:
         return self._evict(node, deadline=min(said, self.now) + notice.usual)
 
     def _evict(self, node: Node, *, deadline: datetime) -> EvictDoomed | None:
-        pods = tuple(
+        pods = sorted(
             PodRef(pod.key, pod.uid)
             for pod in self.fleet.pods_on.get(node.name, ())
             if pod.owner_uid in self.movable and pod.phase is not PodPhase.TERMINATING
         )
         if not pods or self.now >= deadline:
             return None
-        return EvictDoomed(node=node.name, node_uid=node.uid, pods=pods, deadline=deadline)
+        return EvictDoomed(node=node.name, node_uid=node.uid, pods=tuple(pods), deadline=deadline)
 
     # Nodes whose machine is gone
 

@@ -73,11 +73,12 @@ class Fleet:
 
 
 def survey(snapshot: Snapshot, memory: Mapping[str, NodeMemory], now: datetime) -> Fleet:
-    """Return how every node stands. Linear in nodes and pods.
+    """Return how every node stands, nodes and pools by name, so that nothing follows from the order of a listing.
 
     A node NotReady for longer than `timers.node_lost` is counted lost; ages below zero, from clocks that differ, are none.
     """
-    claims = claim_nodes(snapshot.nodes, snapshot.pools)
+    nodes = sorted(snapshot.nodes, key=lambda node: node.name)
+    claims = claim_nodes(nodes, tuple(sorted(snapshot.pools, key=lambda pool: pool.name)))
     pods_on = _pods_by_node(snapshot.pods)
     standing: dict[str, Standing] = {}
     notices: dict[str, Notice] = {}
@@ -85,7 +86,7 @@ def survey(snapshot: Snapshot, memory: Mapping[str, NodeMemory], now: datetime) 
     pool_labels: dict[str, Mapping[str, str]] = {}
     by_pool: dict[str, list[str]] = defaultdict(list)
     pool_taints: dict[str, set[tuple[Taint, ...]]] = defaultdict(set)
-    for node in snapshot.nodes:
+    for node in nodes:
         pool = claims.pool_of.get(node.name)
         notice = read_notice(node)
         if notice is not None:
@@ -101,7 +102,7 @@ def survey(snapshot: Snapshot, memory: Mapping[str, NodeMemory], now: datetime) 
             pool_taints[pool.name].add(tuple(taint for taint in node.taints if not is_passing(taint)))
     return Fleet(
         claims=claims,
-        nodes={node.name: node for node in snapshot.nodes},
+        nodes={node.name: node for node in nodes},
         standing=standing,
         notices=notices,
         pods_on=pods_on,
