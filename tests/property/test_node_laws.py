@@ -61,7 +61,7 @@ from spillway.core.model import (
 from spillway.core.plan import Decision, InactiveReason, Plan
 from spillway.core.scheduling import Constraints, Requirement, Taint, Toleration
 
-laws = settings(max_examples=80, derandomize=True, deadline=None, database=None)
+laws = settings(max_examples=40, derandomize=True, deadline=None, database=None)
 
 T = TypeVar("T")
 OLD = NOW - LONG_AGO
