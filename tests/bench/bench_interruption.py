@@ -38,7 +38,7 @@ from tests.cluster.fleet_scene import (
     FleetScene,
     standard_pools,
 )
-from tests.cluster.market_process import MarketProcess, on_demand_pool, running_market, spot_pool
+from tests.cluster.market_process import MarketProcess, on_demand_pool, spot_pool
 from tests.cluster.scene import Scene
 
 NAME = "bench_interruption"
@@ -126,7 +126,7 @@ def _staged(bed: Bed, *, workloads: int) -> Iterator[Stage]:
     pools = [on_demand_pool(f"{tag}-od", startNodes=sizes["od"], **own)]
     pools += [spot_pool(f"{tag}-{name}", startNodes=sizes[name], **own) for name in ("a", "b")]
     with (
-        running_market(bed.cluster, pools) as market,
+        _open_market(bed, pools) as market,
         MarketTap(market.url, answered=grown.append) as tap,
         FaultProxy(bed.prometheus.url) as prometheus,
     ):
@@ -157,6 +157,17 @@ def _staged(bed: Bed, *, workloads: int) -> Iterator[Stage]:
             )
             _wait_settled(stage, seconds=LAID_SECONDS)
             yield stage
+
+
+@contextmanager
+def _open_market(bed: Bed, pools: Sequence[JsonObject]) -> Iterator[MarketProcess]:
+    """Run a market whose Nodes go with the control plane: to delete 500 takes longer than a client waits."""
+    market = MarketProcess(bed.cluster, bed.cluster.folder, pools, seed=0)
+    market.start()
+    try:
+        yield market
+    finally:
+        market.process.stop(grace_seconds=5)
 
 
 def _make_workloads(bed: Bed, fleet: FleetScene, *, workloads: int, bursting: int) -> list[BurstWorkload]:
