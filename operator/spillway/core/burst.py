@@ -173,7 +173,13 @@ def why_no_place(outlooks: Sequence[PoolOutlook], kin: tuple[str, str]) -> Fallb
     """
     if outlooks and all(kin in found.memory.unplaceable for found in outlooks):
         return FallbackReason.PACKING_REFUSED
-    if any(found.closed is None or found.closed.reason not in _REFUSALS for found in outlooks):
+    reasons = {_why_none(found) for found in outlooks}
+    if None in reasons:
         return None
-    reasons = {_REFUSALS[found.closed.reason] for found in outlooks if found.closed is not None}
     return next((reason for reason in FallbackReason if reason in reasons), None)
+
+
+def _why_none(found: PoolOutlook) -> FallbackReason | None:
+    if found.closed is not None:
+        return _REFUSALS.get(found.closed.reason)
+    return FallbackReason.BOOT_DEADLINE if found.hung else None

@@ -62,7 +62,7 @@ class PoolOutlook:
     """Whether a pool may grow now. `room` is how many more machines it may have; `probing` says that it is asked for one only.
 
     `state` is None where the provider has not said anything of late. `size` counts machines that stay or boot. `closed` says why
-    it takes no more nodes, until `closed_until` where that is known.
+    it takes no more nodes, until `closed_until` where that is known. `hung` counts machines that took too long to become nodes.
     """
 
     pool: NodePool
@@ -74,6 +74,7 @@ class PoolOutlook:
     closed: Finding[CloseReason] | None = None
     closed_until: datetime | None = None
     probing: bool = False
+    hung: int = 0
 
 
 def outlook(
@@ -140,8 +141,11 @@ def _outlook(
     memory = replace(memory, allocatable=_learned(memory, pool, fleet))
     size = len(state.granted) if state is not None else len(fleet.names_in(pool.name))
     closed, until = _closed(pool, snapshot, fleet, memory, told=told, is_known=is_known, size=size, now=now)
-    probing = closed is None and memory.closed_until is not None
+    hung = _hung(pool, state, fleet)
+    probing = closed is None and (memory.closed_until is not None or hung > 0)
     room = 0 if closed is not None else max(0, pool.max_nodes - size)
+    if hung and _coming(pool, state, fleet):
+        room = 0  # the one that is tried boots
     return PoolOutlook(
         pool=pool,
         memory=memory,
@@ -152,7 +156,34 @@ def _outlook(
         closed=closed,
         closed_until=until,
         probing=probing,
+        hung=hung,
     )
+
+
+def _hung(pool: NodePool, state: PoolState | None, fleet: Fleet) -> int:
+    """Return how many machines took too long to become usable nodes; none, once one that was granted after them is one.
+
+    They are paid for and stay, since what is no node cannot be drained: were all of them asked for anew each time, a pool that
+    boots nothing would fill with them.
+    """
+    if state is None:
+        return 0
+    names = fleet.names_in(pool.name)
+    hung = [found.since for found in state.granted if found.id in fleet.overdue]
+    hung += _created(names, Standing.STALLED, fleet)
+    came = _created(names, Standing.GOOD, fleet)
+    return 0 if hung and came and max(came) > max(hung) else len(hung)
+
+
+def _created(names: Iterable[str], standing: Standing, fleet: Fleet) -> list[datetime]:
+    found = (fleet.nodes[name].created_at for name in names if fleet.standing[name] is standing)
+    return [at for at in found if at is not None]
+
+
+def _coming(pool: NodePool, state: PoolState | None, fleet: Fleet) -> int:
+    """Return how many machines boot or are promised."""
+    booting = sum(1 for name in fleet.names_in(pool.name) if fleet.standing[name] is Standing.BOOTING)
+    return booting + len(promised(state, fleet))
 
 
 def _with_asked(
@@ -518,12 +549,11 @@ def _sizes(
     target = max(pool.min_nodes, used + new + imagined + pool.headroom_nodes)
     # 3 nodes stay, 2 of them used, 2 new ones wanted, headroom 1: max(2, 5 - 3) = 2 more
     more = min(found.room, max(new, target - supply))
-    booting = sum(1 for name in names if fleet.standing[name] is Standing.BOOTING) + len(coming)
     return _Sizes(
         supply=supply,
         target=min(target, max(pool.max_nodes, used)),
         more=more,
-        booting=booting,
+        booting=_coming(pool, found.state, fleet),
         denied=imagined,
     )
 
@@ -575,6 +605,8 @@ def _decide(found: PoolOutlook, fleet: Fleet, sizes: _Sizes, act: PoolAct | None
 def _verdict(found: PoolOutlook, sizes: _Sizes, act: PoolAct | None) -> tuple[PoolReason, str]:
     closed = found.closed
     told = f"{found.size} {'node' if found.size == 1 else 'nodes'}, {sizes.target} needed"
+    if found.hung:
+        told += f"; {found.hung} took too long to become usable, so one is tried at a time. Look at why they do not boot"
     if closed is not None and closed.reason is CloseReason.AT_MAX and sizes.denied:
         return PoolReason.AT_MAX, f"{told}, and {sizes.denied} more if it might have them. {closed.message}"
     if closed is not None and closed.reason is not CloseReason.AT_MAX:

@@ -133,7 +133,7 @@ def test_before_there_is_a_twin_they_go_where_the_template_does_and_tolerate_the
 
 
 def outlook(
-    closed: CloseReason | None = None, *, name: str = "spot-a", refuses_us: bool = False
+    closed: CloseReason | None = None, *, name: str = "spot-a", refuses_us: bool = False, hung: int = 0
 ) -> PoolOutlook:
     memory = PoolMemory(unplaceable=frozenset({KIN} if refuses_us else ()))
     pool = spot(name)
@@ -145,6 +145,7 @@ def outlook(
         size=0,
         room=0 if closed is not None else 1,
         closed=None if closed is None else Finding(reason=closed, message=""),
+        hung=hung,
     )
 
 
@@ -234,6 +235,8 @@ EXTERNAL = outlook(CloseReason.EXTERNAL, name="spot-d")
         pytest.param(181, (SILENT,), FallbackReason.PROVISION_TIMEOUT, id="silent for too long", marks=pytest.mark.case("node-and-spot E20")),
         pytest.param(5, (EXTERNAL,), None, id="somebody else makes its nodes"),
         pytest.param(181, (EXTERNAL,), FallbackReason.PROVISION_TIMEOUT, id="somebody else made none"),
+        pytest.param(5, (outlook(hung=2),), FallbackReason.BOOT_DEADLINE, id="its machines never become nodes", marks=pytest.mark.case("node-and-spot E13")),
+        pytest.param(5, (outlook(hung=2), outlook(name="spot-z")), None, id="those of one of two pools"),
         pytest.param(5, (outlook(refuses_us=True),), FallbackReason.PACKING_REFUSED, id="the scheduler refuses us there"),
         pytest.param(5, (outlook(refuses_us=True), outlook(name="spot-z")), None, id="it refuses us on one of two"),
     ],

@@ -185,6 +185,39 @@ def test_a_pool_whose_provider_only_ever_failed_does_not_hold_up_the_others() ->
     assert found.acts == (grow(0, 1, of="spot-b"),)
 
 
+def machine(index: int, *, ago: float, node: str = "", of: str = "h100") -> Instance:
+    """One that was granted *ago* seconds ago, and runs once it has a node."""
+    kind = InstanceState.RUNNING if node else InstanceState.BOOTING
+    return Instance(id=f"i-{of}-{index}", state=kind, since=NOW - seconds(ago), node=node)
+
+
+@pytest.mark.case("node-and-spot E13")
+@pytest.mark.parametrize(
+    ("newest", "to"),
+    [
+        pytest.param((), 4, id="one is tried anew"),
+        pytest.param((machine(3, ago=60),), None, id="none while another one boots"),
+        pytest.param((machine(3, ago=900, node="h100-9"),), 5, id="one that came before them proves nothing"),
+        pytest.param((machine(3, ago=700, node="h100-3"),), 7, id="all, once one came"),
+    ],
+)
+def test_where_machines_never_became_nodes_one_is_tried_at_a_time(
+    newest: tuple[Instance, ...], to: int | None
+) -> None:
+    hung = tuple(machine(index, ago=800) for index in range(3))
+    machines = (*hung, *newest)
+    nodes = tuple(
+        make_node(found.node, uid=found.node, gpus=1, created_at=found.since)  # too small for what is wanted
+        for found in newest
+        if found.node
+    )
+    told = PoolState(at=NOW, desired=len(machines), instances=machines)
+
+    found = planned(demand(3), states={"h100": told}, nodes=nodes)
+
+    assert found.acts == (() if to is None else (grow(len(machines), to),))
+
+
 def test_free_nodes_are_used_before_any_is_bought() -> None:
     found = planned(demand(2), nodes=(node(0), node(1)), states={"h100": state(2, 2)})
 
