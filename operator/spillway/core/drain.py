@@ -579,6 +579,8 @@ def _foreign_blocker(pod: Pod) -> str:
 
 def _hinted(pod: Pod, *, now: datetime) -> str:
     hints = pod.hints
+    if not hints:
+        return ""
     if _is_exempt(hints.get("karpenter.sh/do-not-disrupt", ""), since=pod.created_at, now=now):
         return "karpenter.sh/do-not-disrupt"
     for key, value in (

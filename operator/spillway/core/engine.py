@@ -483,12 +483,9 @@ def _lay_out(view: _View, decision: Decision, capacity: Capacity, *, now: dateti
     except Exception as exc:  # noqa: BLE001  # as above
         decision = _undecided(view.workload, view.deployment, _defect(exc), view.conflict)
         return Order(tiers=view.tiers, decision=decision, layout=None, rolling=view.rolling)
-    return Order(
-        tiers=view.tiers,
-        decision=replace(decision, placement=placement),
-        layout=layout,
-        rolling=view.rolling,
-    )
+    if placement is not None:
+        decision = replace(decision, placement=placement)
+    return Order(tiers=view.tiers, decision=decision, layout=layout, rolling=view.rolling)
 
 
 def _note_layout(memory: WorkloadMemory, order: Order) -> WorkloadMemory:
