@@ -141,6 +141,17 @@ class TestInterruption:
         line.wait("3m", lambda line: all(node.ready for node in line.nodes.values()))
         assert len({act.node for act in line.acts(ForgetNode) if isinstance(act, ForgetNode)}) == 2
 
+    @pytest.mark.case("node-and-spot E61")
+    def test_a_node_that_its_provider_ends_by_itself_is_replaced_like_a_lost_one(self) -> None:
+        line = burst()
+        before = line.last
+        line.market.reclaim("a", now=line.now, count=1, notice=seconds(0))
+
+        line.wait("3m", lambda line: line.last.at > before.at and line.last.serving == (2, 6))
+
+        assert {found.source for found in line.since(before)} == {BASELINE}
+        assert spot_of(line.last) == spot_of(before)
+
     @pytest.mark.case("node-and-spot E32")
     def test_node_after_node_lost_opens_the_breaker_and_what_is_left_runs_on_demand(self) -> None:
         line = burst(spot=("a",))

@@ -172,6 +172,22 @@ class TestModes:
 
         assert writes(found) == written
 
+    @pytest.mark.parametrize(
+        ("mode", "written"),
+        [
+            pytest.param(Mode.ENFORCE, [("llm", 5, 4)], id="Enforce"),
+            pytest.param(Mode.SCALE_UP_ONLY, [], id="ScaleUpOnly"),
+        ],
+    )
+    def test_only_enforce_lets_stand_ins_go_or_what_they_stood_in_for(
+        self, mode: Mode, written: list[Written]
+    ) -> None:
+        found = acts(
+            bursting(mode), make_deployment(replicas=5), make_twin(), *make_pods(5), *on_spot(8), count=10
+        )
+
+        assert writes(found) == written
+
     @pytest.mark.parametrize("mode", [Mode.ENFORCE, Mode.SCALE_UP_ONLY, Mode.OBSERVE])
     def test_stand_ins_are_raised_by_whoever_may_grow(self, mode: Mode) -> None:
         found = acts(

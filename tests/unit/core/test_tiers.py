@@ -46,7 +46,14 @@ from spillway.core.model import (
     TwinChange,
     Workload,
 )
-from spillway.core.plan import BurstReason, CapacityView, Decision, IsolationReason, LimitReason
+from spillway.core.plan import (
+    BurstReason,
+    CapacityReason,
+    CapacityView,
+    Decision,
+    IsolationReason,
+    LimitReason,
+)
 from spillway.core.scheduling import Constraints, Requirement, Taint, Toleration
 
 SPOT = Taint("spot", "true")
@@ -329,14 +336,14 @@ class TestSupply:
 
         assert (found.counts.ready, found.counts.unschedulable) == (6, unschedulable)
 
-    def test_a_rollout_of_the_twin_counts_in_the_terms_of_its_source(self) -> None:
-        twin = make_twin(revision=7)
+    def test_a_new_revision_of_the_twin_that_does_not_come_up_is_the_sources_too(self) -> None:
         sets = (make_replica_set(), make_replica_set("llm-burst", revision=7))
-        pods = (*make_pods(2), *twin_pods(8, revision=7))
+        pods = (*make_pods(2), *twin_pods(8, PodPhase.BROKEN, revision=7))
 
-        found = decided(BURSTS, None, twin, count=10, pods=pods, replica_sets=sets)
+        found = decided(BURSTS, None, make_twin(revision=7), count=10, pods=pods, replica_sets=sets)
 
-        assert found.counts.settled == 10
+        assert found.capacity is not None
+        assert found.capacity.reason is CapacityReason.REVISION_BROKEN
 
 
 @pytest.mark.case("node-and-spot E7")
