@@ -7,6 +7,7 @@ from spillway.cli.crds import crds
 from spillway.cli.explain import explain
 from spillway.cli.market import market
 from spillway.cli.run import run
+from spillway.cli.simulate import simulate
 from spillway.cli.top import top
 
 
@@ -21,3 +22,4 @@ main.add_command(explain)
 main.add_command(top)
 main.add_command(crds)
 main.add_command(market)
+main.add_command(simulate)
