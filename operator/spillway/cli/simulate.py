@@ -209,15 +209,23 @@ def _demand(choices: Choices) -> Demand:
         whole = read_demand(Path(choices.demand), choices.demand_column)
     start = choices.demand_offset_days * DAY
     seconds = min(choices.days * DAY, whole.seconds - start)
-    part = whole.part(start=start, seconds=seconds) if seconds > 0 else None
-    if part is None or part.seconds < LEAST_SECONDS:
+    if seconds < LEAST_SECONDS:
         raise TraceError(
             f"{choices.demand}: {max(0.0, seconds):g} s of demand are left to play; scores begin at "
             f"{SCORED_FROM:g} s, so it takes {LEAST_SECONDS:g} s or more"
         )
+    part = _lasting(whole.part(start=start, seconds=seconds), seconds)
     if not any(part.values):
         raise TraceError(f"{choices.demand}: all of the demand that is played is 0; nothing can be compared")
     return part.scaled_to(choices.mean_replicas)
+
+
+def _lasting(part: Demand, seconds: float) -> Demand:
+    """Return demand that lasts so long exactly: its last value holds as long as the one before, so that one is put half way."""
+    if part.seconds == seconds:
+        return part
+    half_way = (part.times[-1] + seconds) / 2
+    return Demand(times=(*part.times, half_way), values=(*part.values, part.values[-1]))
 
 
 def _spot(choices: Choices) -> Spot | None:

@@ -175,13 +175,13 @@ def _ratio(cost: float, least: float | None) -> float | None:
 _COLUMNS: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
     "POLICY": lambda row: str(row["policy"]),
     "COST $": lambda row: f"{row['cost_usd']:,.0f}",
-    "OF PEAK": lambda row: f"{row['cost_share_of_static_peak']:.3f}",
-    "x BOUND": lambda row: _times(row["ratio_to_bound"]),
-    "x FREE": lambda row: _times(row["ratio_to_free_bound"]),
-    "MISSED %": lambda row: f"{row['missed_load_share']:.3%}".removesuffix("%"),
+    "xPEAK": lambda row: f"{row['cost_share_of_static_peak']:.3f}",
+    "xBOUND": lambda row: _times(row["ratio_to_bound"]),
+    "xFREE": lambda row: _times(row["ratio_to_free_bound"]),
+    "MISS %": lambda row: f"{row['missed_load_share']:.3%}".removesuffix("%"),
     "OVER %": lambda row: f"{row['overloaded_minutes_share']:.2%}".removesuffix("%"),
     "STARTS": lambda row: str(row["starts"]),
-    "LOSSES": lambda row: str(row["losses"]),
+    "LOST": lambda row: str(row["losses"]),
     "FLAPS": lambda row: str(row["flaps"]),
     "OD H": lambda row: f"{row['on_demand_hours']:.0f}",
     "SPOT H": lambda row: f"{row['spot_hours']:.0f}",
@@ -215,4 +215,4 @@ def _below(bound: Bound | None) -> list[str]:
     kind = "attained" if bound.is_whole else "a lower bound"
     held = f"{bound.cost_usd:,.0f} $ with {bound.baseline} on demand all the time"
     free, alone = f"{bound.free_cost_usd:,.0f} $ with none", f"{bound.on_demand_cost_usd:,.0f} $ without spot"
-    return ["", f"Bound ({kind}): {held}, {free}, {alone}."]
+    return ["", f"Bound ({kind}): {held},", f"{free}, {alone}."]

@@ -59,7 +59,7 @@ def spot(*, seed: int, days: float) -> Spot:
         shared = _outages(random, seconds, up=REGION_UP_FOR, down=REGION_DOWN_FOR)
         for letter in LETTERS:
             own = _outages(random, seconds, up=UP_FOR, down=DOWN_FOR)
-            zones[f"{region}{letter}"] = _points([*shared, *own])
+            zones[f"{region}{letter}"] = _points([*shared, *own], seconds)
     return Spot(seconds=seconds, zones=zones)
 
 
@@ -76,15 +76,15 @@ def _outages(random: Random, seconds: float, *, up: float, down: float) -> list[
     return found
 
 
-def _points(outages: list[tuple[float, float]]) -> tuple[tuple[float, int], ...]:
-    """Return when a zone changes to 0 and to 1, where outages may overlap."""
-    points = [(0.0, 1)]
-    end_of_last = -1.0
+def _points(outages: list[tuple[float, float]], seconds: float) -> tuple[tuple[float, int], ...]:
+    """Return when a zone changes to 0 and to 1, before *seconds*, where outages may overlap."""
+    merged: list[tuple[float, float]] = []
     for begin, end in sorted(outages):
-        if begin > end_of_last:
-            points.append((begin, 0))
-        elif points:
-            points.pop()  # it was to come back when this one had begun
-        end_of_last = max(end_of_last, end)
-        points.append((end_of_last, 1))
-    return tuple(points[1:]) if len(points) > 1 and points[1][0] == 0 else tuple(points)
+        if merged and begin <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], end))
+        else:
+            merged.append((begin, end))
+    changes = {0.0: 1}
+    for begin, end in merged:
+        changes |= {begin: 0, end: 1}
+    return tuple((at, count) for at, count in sorted(changes.items()) if at < seconds)
