@@ -8,6 +8,7 @@ column; nothing is half read.
 import csv
 import gzip
 import io
+import zlib
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -121,6 +122,10 @@ def read_spot(path: Path) -> Spot:
     names = [name for name in header if name not in CLOCKS]
     if not names:
         raise TraceError(f"{path.name}: no zone beside {TIME}; expected one column a zone")
+    if "" in names:
+        raise TraceError(
+            f"{path.name}: column {header.index('') + 1} of line 1 has no name; expected a zone's"
+        )
     times = [_number(path, line, row, TIME) for line, row in rows]
     _check_order(path, times)
     zones = {
@@ -140,6 +145,8 @@ def _by_rows(path: Path, rows: Rows) -> Spot:
     grouped: dict[str, list[tuple[float, int]]] = defaultdict(list)
     for line, row in rows:
         at, count = _number(path, line, row, TIME), _count(path, line, row, "instances")
+        if not row["pool"]:
+            raise TraceError(f"{path.name}, line {line}, column pool: {row['pool']!r}; expected a name")
         grouped[row["pool"]].append((at, count))
     longest = max(points[-1][0] for points in grouped.values())
     for name, points in grouped.items():
@@ -151,22 +158,36 @@ def _read(path: Path) -> tuple[list[str], Rows]:
     try:
         raw = path.read_bytes()
         text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError, EOFError) as exc:
+    except (OSError, UnicodeDecodeError, EOFError, zlib.error) as exc:
         raise TraceError(f"{path}: cannot be read ({exc}); give a CSV file, plain or .gz") from exc
     reader = csv.DictReader(io.StringIO(text))
-    header = list(reader.fieldnames or ())
-    if TIME not in header:
-        raise TraceError(f"{path.name}: no column {TIME} in line 1; it has {', '.join(header) or 'nothing'}")
-    rows = [(reader.line_num, row) for row in reader]
+    try:
+        header = list(reader.fieldnames or ())
+        rows = [(reader.line_num, row) for row in reader]
+    except csv.Error as exc:
+        raise TraceError(f"{path.name}, line {reader.reader.line_num}: no CSV ({exc})") from exc
+    _check_header(path, header)
     if not rows:
         raise TraceError(f"{path.name}: no row after the header; expected at least one")
+    for line, row in rows:
+        if None in row:  # where DictReader puts cells that no column is for
+            count = len(header) + len(row[None])
+            raise TraceError(f"{path.name}, line {line}: {count} cells; expected {len(header)}")
     return header, rows
+
+
+def _check_header(path: Path, header: Sequence[str]) -> None:
+    if TIME not in header:
+        raise TraceError(f"{path.name}: no column {TIME} in line 1; it has {', '.join(header) or 'nothing'}")
+    for name in header:
+        if name and header.count(name) > 1:
+            raise TraceError(f"{path.name}: column {name} twice in line 1; expected once")
 
 
 def _number(path: Path, line: int, row: Mapping[str, str], column: str) -> float:
     text = row.get(column)
     try:
-        value = float(text or "")
+        value = float("" if text is None or "_" in text else text)  # Python reads 1_000, CSV does not
     except ValueError:
         raise TraceError(f"{path.name}, line {line}, column {column}: {text!r} is no number") from None
     if not 0 <= value < float("inf"):
