@@ -57,6 +57,12 @@ class Pool:
         )
 
 
+def counted(*, ready: int, cordoned: int) -> JsonObject:
+    """Return a pool's node counts where nothing else is there."""
+    others = dict.fromkeys(("notReady", "booting", "draining", "doomed"), 0)
+    return {**others, "ready": ready, "cordoned": cordoned}
+
+
 @pytest.fixture(scope="module")
 def scene(
     cluster: ControlPlane, exporter: Exporter, prometheus: Prometheus, helm: Helm, crds: list[str]
@@ -164,7 +170,7 @@ def test_a_pool_counts_its_nodes_and_the_gpus_of_every_pod(scene: Scene, pool: M
     scene.deployment("foreign", replicas=3, gpus=2)
 
     pool("counted").shows(
-        nodes={"ready": 2, "notReady": 0, "cordoned": 0},
+        nodes=counted(ready=2, cordoned=0),
         gpusAllocatable=16,
         gpusAllocated=6,
         gpusIdle=10,
@@ -182,11 +188,12 @@ def test_kubectl_get_shows_a_pool_in_one_line(scene: Scene, pool: MakePool) -> N
 
     cells = {word: row[header.index(word) :].split()[0] for word in header.split()}
     assert list(cells) == [
-        "NAME", "TYPE", "MODE", "NODES", "DESIRED", "NOT-READY", "GPUS", "USED", "IDLE", "$/H", "CURRENCY", "REASON", "AGE",
+        "NAME", "TYPE", "MODE", "NODES", "DESIRED", "NOT-READY", "GPUS", "USED", "IDLE", "$/H", "CURRENCY", "CAPACITY",
+        "REASON", "AGE",
     ]  # fmt: skip
     expected = {
         "TYPE": "OnDemand", "NODES": "2", "NOT-READY": "0", "GPUS": "16", "USED": "0", "IDLE": "16",
-        "$/H": "80.00", "CURRENCY": "USD", "REASON": "Observed",
+        "$/H": "80.00", "CURRENCY": "USD", "CAPACITY": "External", "REASON": "Observed",
     }  # fmt: skip
     assert cells.items() >= expected.items()
 
@@ -265,8 +272,8 @@ def test_a_node_that_two_pools_select_belongs_to_neither(scene: Scene, pool: Mak
     condition = whole.says("Conflict", "True", "PoolConflict")
     assert f"1 node with pool {one.name}" in condition["message"]
     assert f"1 node with pool {whole.name}" in one.says("Conflict", "True", "PoolConflict")["message"]
-    whole.shows(hourlyCost="40.00", nodes={"ready": 1, "notReady": 0, "cordoned": 0})
-    one.shows(hourlyCost="0.00", nodes={"ready": 0, "notReady": 0, "cordoned": 0})
+    whole.shows(hourlyCost="40.00", nodes=counted(ready=1, cordoned=0))
+    one.shows(hourlyCost="0.00", nodes=counted(ready=0, cordoned=0))
 
 
 def test_an_end_to_a_conflict_is_seen(scene: Scene, pool: MakePool) -> None:
@@ -281,11 +288,11 @@ def test_an_end_to_a_conflict_is_seen(scene: Scene, pool: MakePool) -> None:
 def test_a_cordoned_node_is_counted_apart(scene: Scene, pool: MakePool) -> None:
     path = f"/api/v1/nodes/{node_names(scene)[1]}"
     watched = pool("cordon")
-    watched.shows(nodes={"ready": 2, "notReady": 0, "cordoned": 0})
+    watched.shows(nodes=counted(ready=2, cordoned=0))
 
     scene.cluster.client.patch(path, {"spec": {"unschedulable": True}})
     try:
-        watched.shows(nodes={"ready": 1, "notReady": 0, "cordoned": 1})
+        watched.shows(nodes=counted(ready=1, cordoned=1))
     finally:
         scene.cluster.client.patch(path, {"spec": {"unschedulable": None}})
 
