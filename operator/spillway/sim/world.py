@@ -111,7 +111,7 @@ def whole(load: float) -> int:
 class Score:
     """What one policy came to in one scenario. Dollars and shares are from the third hour on.
 
-    `starts` counts machines asked for, refused ones included, `flaps` how often the number that serves changed direction.
+    `starts` counts machines that were granted, `flaps` how often the number that serves changed direction.
     """
 
     policy: str
@@ -227,7 +227,9 @@ class _Supply:
             if count == known:
                 continue
             self._market.limit(zone, count, now=now, zone=zone)
-            surplus = sum(1 for found in self._market.machines(zone) if found.exists and found.counts) - count
+            machines = self._market.machines(zone)
+            staying = sum(1 for found in machines if found.exists and found.counts and found.notice is None)
+            surplus = staying - count
             if surplus > 0:
                 lost += len(self._market.reclaim(zone, now=now, count=surplus, zone=zone))
             self._known[zone] = count
@@ -250,6 +252,7 @@ class _Tally:
     _spent: Decimal = Decimal(0)
     _series: list[tuple[float, float, int, int]] = field(default_factory=list)
     _minute: bool = False
+    _started: set[str] = field(default_factory=set)
 
     def note(
         self, seconds: float, now: datetime, load: float, serving: tuple[int, int], *, keep_series: bool
@@ -259,6 +262,7 @@ class _Tally:
         if seconds == SCORED_FROM:
             self._spent = self._cost(now)
         self._turn(ready)
+        self._note_starts()
         if keep_series and seconds % 60 == 0:
             self._series.append((seconds, load, *serving))
         if seconds < SCORED_FROM:
@@ -273,6 +277,10 @@ class _Tally:
         step = STEP.total_seconds() / 3600
         self._hours[0] += serving[0] * step
         self._hours[1] += serving[1] * step
+
+    def _note_starts(self) -> None:
+        for pool in self.market.names:
+            self._started.update(found.node for found in self.market.machines(pool) if found.exists)
 
     def _turn(self, ready: int) -> None:
         direction = (ready > self._last) - (ready < self._last)
@@ -294,7 +302,7 @@ class _Tally:
             cost_share_of_static_peak=cost / peak,
             missed_load_share=self._missed / self._load if self._load else 0.0,
             overloaded_minutes_share=self._overloaded / self._scored if self._scored else 0.0,
-            starts=sum(self.market.pool_record(pool).serial for pool in self.market.names),
+            starts=len(self._started),
             losses=self.losses,
             flaps=self._turns,
             on_demand_hours=self._hours[0],
