@@ -312,7 +312,7 @@ def markets(draw: st.DrawFn) -> Market:
 def planned(market: Market) -> PoolsPlan:
     fleet = survey(market.snapshot, {}, NOW)
     outlooks = outlook(market.snapshot, fleet, market.memories, NOW)
-    return plan_pools(market.snapshot, fleet, outlooks, market.demands, NOW)
+    return plan_pools(market.snapshot, fleet, outlooks, market.demands, places={}, now=NOW)
 
 
 @laws

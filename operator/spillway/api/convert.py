@@ -412,13 +412,22 @@ def _readiness(resolved: Resolved) -> ReadinessRules:
     )
 
 
+ALL_OF_IT: Final = 100.0
+
+
 def _capacity(resolved: Resolved) -> CapacityRules:
     return CapacityRules(
         baseline=resolved.number("capacity.baselineReplicas"),
         burst=Burst(resolved.text("capacity.burst")),
         fallback=_fallback(resolved),
         pool_selector=resolved.pool_selector,
+        missed_load=_missed_load(resolved),
     )
+
+
+def _missed_load(resolved: Resolved) -> float | None:
+    percent = float(resolved.text("capacity.missedLoadPercent"))
+    return None if percent >= ALL_OF_IT else percent / 100
 
 
 def _fallback(resolved: Resolved) -> FallbackRules:

@@ -27,13 +27,14 @@ SPEC_DEFAULTS: Final[Mapping[str, int | str | None]] = MappingProxyType(
         "readiness.loadGraceSeconds": 600,
         "capacity.baselineReplicas": None,
         "capacity.burst": Burst.NEVER.value,
+        "capacity.missedLoadPercent": "0.1",
         "capacity.fallback.policy": FallbackPolicy.ON_DEMAND.value,
         "capacity.fallback.refusedConfirmSeconds": 30,
         "capacity.fallback.provisionTimeoutSeconds": 180,
         "capacity.fallback.bootDeadlineSeconds": 600,
         "capacity.fallback.returnProbeSeconds": 600,
-        "capacity.fallback.returnStableSeconds": 300,
-        "capacity.fallback.minResidencySeconds": 1200,
+        "capacity.fallback.returnStableSeconds": 30,
+        "capacity.fallback.minResidencySeconds": 60,
     }
 )
 """Every setting that a policy can default, by its path in `spec`; None means "not set", or another setting (see `FOLLOWS`)."""
@@ -43,12 +44,3 @@ FOLLOWS: Final[Mapping[str, str]] = MappingProxyType({"capacity.baselineReplicas
 
 SIGNAL_NAME: Final = "gpu"
 HIGH_PERCENT: Final = 80
-LOW_PERCENT: Final = 40
-
-
-def low_percent_for(high_percent: int) -> int:
-    """Return the built-in low mark, always below *high_percent* (2 to 99).
-
-    It is `LOW_PERCENT`, and half of the high mark for a user who sets that one at or below it: high 40 gives 20.
-    """
-    return LOW_PERCENT if high_percent > LOW_PERCENT else high_percent // 2

@@ -182,9 +182,9 @@ class Price(ApiModel):
 class Drain(ApiModel):
     """When an idle node goes, and what may stand in its way."""
 
-    min_node_age_seconds: Whole = _seconds(600, "Seconds that a node stays at least.")
+    min_node_age_seconds: Whole = _seconds(120, "Seconds that a node stays at least.")
     idle_seconds: Whole = _seconds(
-        600, "Seconds that a node must have been without pods, those of DaemonSets apart."
+        120, "Seconds that a node must have been without pods, those of DaemonSets apart."
     )
     timeout_seconds: Whole = _seconds(
         600, "Seconds after which a drain that does not end is given up and the node takes pods again."

@@ -289,10 +289,9 @@ def _gpu_activity(layers: _Layers) -> dict[str, Effective]:
 
 def _band(name: str, given: GpuActivity, source: str) -> dict[str, Effective]:
     high = given.high_percent or defaults.HIGH_PERCENT
-    low = given.low_percent or defaults.low_percent_for(high)
     found = (
         Effective(path=HIGH_PATH, value=high, source=source if given.high_percent else BUILT_IN),
-        Effective(path=LOW_PATH, value=low, source=source if given.low_percent else BUILT_IN),
+        Effective(path=LOW_PATH, value=given.low_percent, source=source if given.low_percent else BUILT_IN),
         Effective(path=SIGNAL_PATH, value=name, source=source),
     )
     return {item.path: item for item in found}

@@ -125,9 +125,7 @@ class GpuActivity(ApiModel):
         le=98,
         description="Replicas are removed only while mean GPU activity, in percent, is below this. It only restricts: "
         "the replicas that stay must fit under 90 % of highPercent in any case.",
-        json_schema_extra={
-            BUILT_IN_KEY: f"{defaults.LOW_PERCENT}, or half of highPercent where that is not above it"
-        },
+        json_schema_extra={BUILT_IN_KEY: "not set"},
     )
 
 
@@ -226,6 +224,14 @@ class Readiness(ApiModel):
     )
 
 
+Percent = Annotated[
+    str,
+    StringConstraints(max_length=5, pattern=r"^(100|[1-9][0-9]?(\.[0-9]{1,2})?|0\.(0[1-9]|[1-9][0-9]?))$"),
+    Form("a share from '0.01' to '100', in quotes"),
+]
+"""A share in percent, 0.01 to 100, as text: the API knows no fractions."""
+
+
 class PoolSelector(ApiModel):
     """GpuNodePools by their labels; the empty one selects every pool."""
 
@@ -288,6 +294,12 @@ class Capacity(ApiModel):
         default=None,
         description="The GpuNodePools that burst replicas may use, by their labels. A selector here replaces a policy's as a whole.",
         json_schema_extra={BUILT_IN_KEY: "every pool that the pods fit"},
+    )
+    missed_load_percent: Percent | None = _setting(
+        "capacity.missedLoadPercent",
+        "The share of all load that may go unserved while spot is lost or load grows, from 0.01. The smaller, the more spot replicas are "
+        "kept to spare and the sooner on-demand ones stand in: each halving costs about 10 percent more. 100 keeps none to spare and "
+        "stands in for every replica that is lost, at once.",
     )
     fallback: Fallback | None = Field(
         default=None, description="What happens to burst replicas that find no spot node."
@@ -431,6 +443,11 @@ class CapacityStatus(ApiModel):
     )
     burst_replicas: Whole | None = Field(
         default=None, ge=0, description="Replicas that the Deployment on spot is to have."
+    )
+    spare_replicas: Whole | None = Field(
+        default=None,
+        ge=0,
+        description="The part of burstReplicas beyond the count, kept because spot is lost and load grows.",
     )
     fallback_replicas: Whole | None = Field(
         default=None, ge=0, description="The part of onDemandReplicas that stands in for spot."

@@ -122,6 +122,8 @@ def _tiers(split: SplitView | None) -> Document | None:
         "onDemand": split.baseline,
         "fallback": split.fallback,
         "burst": split.burst,
+        "spare": split.spare,
+        "spareWhy": split.spare_why,
         "onDemandNow": split.baseline_now,
         "burstNow": split.burst_now,
         "readyOnDemand": split.good_baseline,

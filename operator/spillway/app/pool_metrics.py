@@ -94,7 +94,8 @@ def tier_gauges(decisions: Iterable[Decision]) -> Iterator[Metric]:
     """Yield the tiers of every workload that bursts: `on-demand` holds the stand-ins, which `fallback` tells apart."""
     wanted = GaugeMetricFamily(
         "spillway_workload_tier_replicas",
-        "Replicas wanted by tier: on-demand, burst, and fallback, the part of on-demand that stands in for spot.",
+        "Replicas wanted by tier: on-demand, burst, fallback (the part of on-demand that stands in for spot) and spare (the part of "
+        "burst beyond the count).",
         labels=TIER,
     )
     ready = GaugeMetricFamily(
@@ -111,6 +112,7 @@ def tier_gauges(decisions: Iterable[Decision]) -> Iterator[Metric]:
             ("on-demand", split.baseline),
             ("burst", split.burst),
             ("fallback", split.fallback),
+            ("spare", split.spare),
         ):
             wanted.add_metric((*key, tier), count)
         ready.add_metric((*key, "on-demand"), split.good_baseline)

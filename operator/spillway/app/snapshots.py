@@ -201,6 +201,7 @@ def _stored_splits(stored: Iterable[Raw]) -> Mapping[str, StoredSplit]:
         if isinstance(capacity, Mapping) and isinstance(count, int):
             found[raw["metadata"]["uid"]] = StoredSplit(
                 count=count,
+                spare=int(capacity.get("spareReplicas") or 0),
                 fallback_since=_time(capacity.get("fallbackSince")),
                 fallback_cause=str(capacity.get("fallbackReason") or ""),
             )

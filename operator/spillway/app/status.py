@@ -254,6 +254,7 @@ def _capacity_status(view: CapacityView | None, converted: Converted) -> api.Cap
         baseline_replicas=converted.workload.capacity.baseline,
         on_demand_replicas=split.baseline,
         burst_replicas=split.burst,
+        spare_replicas=split.spare,
         fallback_replicas=split.fallback,
         fallback_since=split.fallback_since.replace(microsecond=0) if split.fallback_since else None,
         fallback_reason=view.fallback.reason.value if view.falls_back else None,

@@ -124,6 +124,8 @@ def _tiers(tiers: Document) -> Iterator[str]:
     others = "".join(f", {tiers[state]} {state}" for state in _NOT_READY if tiers[state])
     twin = f" in {tiers['twin']}" if tiers["twin"] else ""
     yield f"{tiers['burst']} on spot{twin}: {tiers['readyBurst']} ready{others}"
+    if tiers.get("spare"):
+        yield f"{tiers['spare']} of them to spare: {tiers['spareWhy']}"
 
 
 _NOT_READY = ("booting", "refused", "doomed", "broken")

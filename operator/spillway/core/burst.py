@@ -5,7 +5,7 @@ each why asks for something else: a refusal for on-demand in seconds, a slow boo
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -116,7 +116,7 @@ def sort_burst(
     load_grace: timedelta,
     outlooks: Sequence[PoolOutlook],
     kin: tuple[str, str],
-    coming: frozenset[str],
+    coming: Set[str],
     fleet: Fleet,
     now: datetime,
 ) -> BurstPods:

@@ -46,12 +46,15 @@ from spillway.core.packing import (
     signature_of,
 )
 from spillway.core.plan import CloseReason, Finding, PoolDecision, PoolReason
+from spillway.core.spare import loss_chance
 
 REFUSALS_CONFIRM: Final = 2
 REFUSED_CONFIRM: Final = timedelta(seconds=30)  # while no workload says otherwise
 RETURN_PROBE: Final = timedelta(seconds=600)
 PROBE_MOST: Final = 6  # ten minutes become an hour at most
 LOSS_WINDOW: Final = timedelta(minutes=10)  # more than half of a pool lost within it opens the breaker, too
+RECORDED_EVERY: Final = timedelta(minutes=1)
+RECORD_FADES: Final = timedelta(days=1)
 _PROOFS: Final = frozenset({RefusalKind.CAPACITY, RefusalKind.QUOTA, RefusalKind.PERMISSION})
 _UNSIZED: Final = frozenset({CloseReason.EXTERNAL, CloseReason.OBSERVED, CloseReason.PODS_PARTLY_SEEN})
 _SUPPLY: Final = frozenset({Standing.GOOD, Standing.BOOTING, Standing.SUSPECTED})
@@ -75,6 +78,12 @@ class PoolOutlook:
     closed_until: datetime | None = None
     probing: bool = False
     hung: int = 0
+
+    def loss_chance(self, gap: timedelta) -> float:
+        """Return the weighted chance that its nodes are taken back within *gap*; none of a pool that is not spot."""
+        if not self.pool.is_spot:
+            return 0.0
+        return loss_chance(losses=self.memory.losses, held_hours=self.memory.held_hours, gap=gap)
 
 
 def outlook(
@@ -138,7 +147,9 @@ def _outlook(
     memory = _with_asked(memory, snapshot.operations, state, pool)
     memory = _with_refusals(memory, state, patience, pool, now=now)
     memory = _with_interruptions(memory, pool, fleet, now=now)
-    memory = replace(memory, allocatable=_learned(memory, pool, fleet))
+    learned = _learned(memory, pool, fleet)
+    if learned is not memory.allocatable:
+        memory = replace(memory, allocatable=learned)
     size = len(state.granted) if state is not None else len(fleet.names_in(pool.name))
     closed, until = _closed(pool, snapshot, fleet, memory, told=told, is_known=is_known, size=size, now=now)
     hung = _hung(pool, state, fleet)
@@ -215,12 +226,14 @@ def _with_refusals(
     # After a restart those are left out that a pause would have made up for.
     seen = memory.last_refusal or now - patience.return_probe
     fresh = [found for found in state.refusals if found.at > seen]
-    memory = replace(memory, granted=granted)
+    if granted != memory.granted:
+        memory = replace(memory, granted=granted)
     if fresh:
         memory = replace(memory, last_refusal=fresh[-1].at, refusals=(*memory.refusals, *fresh)[-3:])
     if is_closed or not state.unfulfilled:
         # Nothing is being asked that an answer could be to: what was refused before says nothing of the next request.
-        return replace(memory, refused_at=None, refused_in_a_row=0)
+        is_clear = memory.refused_at is None and not memory.refused_in_a_row
+        return memory if is_clear else replace(memory, refused_at=None, refused_in_a_row=0)
     proofs = [found for found in fresh if found.kind in _PROOFS]
     if proofs:
         in_a_row = memory.refused_in_a_row + len(proofs)
@@ -258,6 +271,7 @@ def _with_interruptions(memory: PoolMemory, pool: NodePool, fleet: Fleet, *, now
         return memory
     names = fleet.names_in(pool.name)
     lost = sum(1 for name in names if _is_newly_lost(name, fleet, now=now))
+    memory = _with_record(memory, lost=lost > 0, holds=bool(names), now=now)
     kept = tuple(at for at in memory.interruptions if now - at <= pool.breaker.within)
     if not lost and kept == memory.interruptions:
         return memory
@@ -270,6 +284,22 @@ def _with_interruptions(memory: PoolMemory, pool: NodePool, fleet: Fleet, *, now
     if lost and (len(times) >= pool.breaker.interruptions or most):
         return replace(memory, breaker_until=now + pool.breaker.open_for)
     return memory
+
+
+def _with_record(memory: PoolMemory, *, lost: bool, holds: bool, now: datetime) -> PoolMemory:
+    """Keep the record of a spot pool: nodes lost at once are one loss, and each hour with any node is one held."""
+    if memory.recorded_at is None:
+        return replace(memory, recorded_at=now) if holds else memory
+    elapsed = max(timedelta(0), now - memory.recorded_at)
+    if elapsed < RECORDED_EVERY and not lost:
+        return memory
+    fading = 0.5 ** (elapsed / RECORD_FADES)
+    return replace(
+        memory,
+        losses=memory.losses * fading + lost,
+        held_hours=memory.held_hours * fading + (elapsed / timedelta(hours=1) if holds else 0.0),
+        recorded_at=now,
+    )
 
 
 def _is_newly_lost(name: str, fleet: Fleet, *, now: datetime) -> bool:
@@ -356,9 +386,9 @@ def _last_refusal(memory: PoolMemory) -> str:
     return f"Its provider refused a node at {last.at:%H:%M:%S} UTC ({last.code}: {last.message.rstrip('.')})"
 
 
-def places_coming(snapshot: Snapshot, fleet: Fleet, outlooks: Mapping[str, PoolOutlook]) -> frozenset[str]:
-    """Return the uids of pods without a node for which there is room: on nodes that stay, that boot, or that are promised."""
-    return frozenset(uid for uid, _ in _foreseen(snapshot, fleet, outlooks))
+def places_coming(snapshot: Snapshot, fleet: Fleet, outlooks: Mapping[str, PoolOutlook]) -> Mapping[str, Bin]:
+    """Return where pods without a node have room, by uid: on nodes that stay, that boot, or that are promised."""
+    return dict(_foreseen(snapshot, fleet, outlooks))
 
 
 def _foreseen(
@@ -448,15 +478,17 @@ def plan_pools(
     fleet: Fleet,
     outlooks: Mapping[str, PoolOutlook],
     demands: Sequence[Demand],
+    *,
+    places: Mapping[str, Bin],
     now: datetime,
 ) -> PoolsPlan:
     """Size every pool for *demands* and for foreign pods that fit nowhere else. Growth only; `core.drain` lets nodes go.
 
     A size is always a whole one, counted from what the provider was last asked for, whoever asked. A node that is lost is no
     supply, so its replacement is asked for at once; what is asked for and not granted is taken back when nobody wants it. No pool
-    is asked for anything before every pool has been heard once.
+    is asked for anything before every pool has been heard once. `places` says where pods without a node have room (`places_coming`).
     """
-    doubts = _with_doubts(snapshot, fleet, outlooks, now=now)
+    doubts = _with_doubts(snapshot, fleet, outlooks, places, now=now)
     room = _room(fleet, outlooks)
     packed = pack(
         (*demands, *_foreign(snapshot, fleet, outlooks, demands)),
@@ -670,7 +702,12 @@ def _targets(snapshot: Snapshot) -> frozenset[str]:
 
 
 def _with_doubts(
-    snapshot: Snapshot, fleet: Fleet, outlooks: Mapping[str, PoolOutlook], *, now: datetime
+    snapshot: Snapshot,
+    fleet: Fleet,
+    outlooks: Mapping[str, PoolOutlook],
+    places: Mapping[str, Bin],
+    *,
+    now: datetime,
 ) -> Mapping[str, PoolMemory]:
     """Return the memories of pools on which the scheduler leaves pods waiting although there is room for them.
 
@@ -679,9 +716,11 @@ def _with_doubts(
     doubted: dict[str, dict[str, datetime]] = defaultdict(dict)
     refused: dict[str, set[tuple[str, str]]] = defaultdict(set)
     limit = snapshot.timers.packing_refused
-    kinships = _kinships(snapshot)
-    pods = {pod.uid: pod for pod in snapshot.pods if pod.phase is PodPhase.UNSCHEDULABLE}
-    for uid, found in _foreseen(snapshot, fleet, outlooks):
+    kinships = _kinships(snapshot) if places else {}
+    pods = {
+        pod.uid: pod for pod in snapshot.pods if pod.uid in places and pod.phase is PodPhase.UNSCHEDULABLE
+    }
+    for uid, found in places.items():
         pod, pool = pods.get(uid), found.pool
         if pod is None or pool is None or fleet.standing.get(found.name) is not Standing.GOOD:
             continue

@@ -26,9 +26,17 @@ class Proposal:
 
 
 def propose(
-    *, workload: Workload, assessment: Assessment, memory: WorkloadMemory, replicas: Replicas, current: int
+    *,
+    workload: Workload,
+    assessment: Assessment,
+    memory: WorkloadMemory,
+    replicas: Replicas,
+    current: int,
+    excess: float = 1.0,
 ) -> Proposal:
     """Return what the signal alone would give, from the value that its state allows reading.
+
+    `excess` is what serves by the count, more than 1 where replicas to spare take their share of the load.
 
     Unknown and Low propose the current count; Degraded proposes at least `blind.replicas` if that is set.
     """
@@ -38,7 +46,7 @@ def propose(
         case SignalState.DEGRADED:
             return _propose_blind(workload, assessment, current=current)
         case _:
-            return _propose_seeing(workload, assessment, memory, replicas, current=current)
+            return _propose_seeing(workload, assessment, memory, replicas, current=current, excess=excess)
 
 
 def _propose_blind(workload: Workload, assessment: Assessment, *, current: int) -> Proposal:
@@ -51,31 +59,40 @@ def _propose_blind(workload: Workload, assessment: Assessment, *, current: int) 
 
 
 def _propose_seeing(
-    workload: Workload, assessment: Assessment, memory: WorkloadMemory, replicas: Replicas, *, current: int
+    workload: Workload,
+    assessment: Assessment,
+    memory: WorkloadMemory,
+    replicas: Replicas,
+    *,
+    current: int,
+    excess: float,
 ) -> Proposal:
     high, low = workload.gpu_activity.high, workload.gpu_activity.low
     up, down = assessment.value_up, assessment.value_down
-    if up is not None and up > high + EPSILON:
-        return _propose_up(up, high=high, memory=memory, replicas=replicas)
+    if up is not None and up * excess > high + EPSILON:
+        return _propose_up(up, high=high, excess=excess, memory=memory, replicas=replicas)
     if down is None:
         return _within(assessment, current=current, high=high, low=low)
     floor = replicas_for(down * replicas.ready / (N_MINUS_ONE_SHARE * high))
     kept = max(floor, without_pending(replicas, pending=len(replicas.unschedulable), current=current))
     if replicas.unschedulable and kept < current:
         return _propose_cancel(down, kept=kept, replicas=replicas, current=current)
-    if low is not None and down >= low - EPSILON:
+    if low is not None and down * excess >= low - EPSILON:
         return _within(assessment, current=current, high=high, low=low)
     return _propose_down(down, floor=floor, high=high, low=low, replicas=replicas, current=current)
 
 
-def _propose_up(value: float, *, high: float, memory: WorkloadMemory, replicas: Replicas) -> Proposal:
+def _propose_up(
+    value: float, *, high: float, excess: float, memory: WorkloadMemory, replicas: Replicas
+) -> Proposal:
     # 5 replicas at 90 % with high mark 80 %: ceil(5 * .9 / .8) = 6
     # The mean is of the last minute, and a pod that turned Ready 15 s ago has carried load for a quarter of it: counting it
     # whole would order it a second time (docs/design/0005-load-of-new-replicas.md).
     needed = replicas_for(replicas.sharing * value / high)
     cause = Cause.UTILIZATION_HIGH
     those = "1 ready replica needs" if replicas.ready == 1 else f"{replicas.ready} ready replicas need"
-    message = f"GPU utilization {value:.0%} is above {high:.0%}: {those} {needed}"
+    of_count = f", {value * excess:.0%} without those to spare," if excess > 1 else ""
+    message = f"GPU utilization {value:.0%}{of_count} is above {high:.0%}: {those} {needed}"
     if memory.streaks.pegged >= PEG_COLLECTIONS:
         # 4 settled replicas at 100 %: ceil(1.5 * 4) = 6; ones that just turned Ready have not taken their share yet
         pegged = math.ceil(PEG_GROWTH * len(replicas.settled))

@@ -1,13 +1,14 @@
 """The decision for the whole fleet: `decide(snapshot, memory, now) -> Plan`, the only entry that other layers call."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from spillway.core import conflict, nodeplan, stabilize
 from spillway.core.breaker import advance_breaker
 from spillway.core.demand import Proposal, propose, without_pending
+from spillway.core.growth import cold_start_of, observe_load, observe_starts
 from spillway.core.memory import Elasticity, Exhausted, Memory, WorkloadMemory
 from spillway.core.model import (
     ApplyTwin,
@@ -37,7 +38,15 @@ from spillway.core.plan import (
 )
 from spillway.core.replicas import Replicas, capacity_finding, classify, is_rolling_out, pods_by_deployment
 from spillway.core.signal import BLIND_STATES, Assessment, SignalReason, SignalState, assess
-from spillway.core.tiers import Capacity, PodsOf, Tiers, capacity_view, lay_out_tiers, observe_tiers
+from spillway.core.tiers import (
+    Capacity,
+    PodsOf,
+    Tiers,
+    capacity_view,
+    lay_out_tiers,
+    observe_tiers,
+    prospect_of,
+)
 from spillway.core.twin import twin_name
 
 INELASTIC_SHARE = 0.95  # an up that leaves the signal within 5 % changed nothing
@@ -79,8 +88,11 @@ def decide(snapshot: Snapshot, memory: Memory, now: datetime) -> Plan:
     memories = dict(memory.workloads)
     drafts = tuple(_draft_all(views, memories, decisions, breaker_open=breaker_view.is_open, now=now))
     orders: list[Order] = []
-    for view, decision in _within_gpu_budgets(drafts):
-        order = _lay_out(view, _bound(view, decision), capacity, now=now)
+    granted, used = _within_gpu_budgets(drafts)
+    for view, decision in granted:
+        room = _spare_room(view, decision, used=used[decision.key.namespace])
+        order = _lay_out(view, _bound(view, decision), capacity, room=room, now=now)
+        used[decision.key.namespace] += _more_spare(view, order) * decision.gpus_per_pod
         orders.append(order)
         decisions[view.workload.key] = order.decision
         memories[view.workload.uid] = _note_up(
@@ -240,8 +252,16 @@ def _observe(
         snapshot.activity, pods=settled, high=workload.gpu_activity.high, stale_after=snapshot.stale_after
     )
     memory, assessment = observe_signal(
-        memory, assessment=assessment, workload=workload, snapshot=snapshot, ready=replicas.ready, now=now
+        memory,
+        assessment=assessment,
+        workload=workload,
+        snapshot=snapshot,
+        ready=replicas.ready,
+        excess=tiers.excess(replicas.ready),
+        now=now,
     )
+    if tiers.split is not None:
+        memory = _learn(memory, assessment, tiers, replicas, capacity)
     return _View(
         workload=workload,
         deployment=deployment,
@@ -253,6 +273,20 @@ def _observe(
         under_way=next((op for op in operations if op.is_under_way), None),
         conflict=found,
     )
+
+
+def _learn(
+    memory: WorkloadMemory, assessment: Assessment, tiers: Tiers, replicas: Replicas, capacity: Capacity
+) -> WorkloadMemory:
+    """Learn how fast the load grows and how long a replica takes to serve, of a workload that bursts."""
+    growth = observe_starts(memory.growth, (pod for pod, _ in tiers.supply), capacity.fleet)
+    at, value = memory.streaks.collected_at, assessment.value_up
+    is_new = at is not None and (not growth.seen or at > growth.seen[-1][0])
+    if at is not None and is_new and value is not None and assessment.state not in BLIND_STATES:
+        growth = observe_load(
+            growth, utilization=value, serving=replicas.sharing, at=at, cold_start=cold_start_of(growth)
+        )
+    return memory if growth is memory.growth else replace(memory, growth=growth)
 
 
 def _decide_one(view: _View, *, breaker_open: bool, now: datetime) -> tuple[Decision, WorkloadMemory]:
@@ -326,6 +360,7 @@ def _proposal(view: _View) -> Proposal:
         memory=view.memory,
         replicas=view.replicas,
         current=current,
+        excess=view.tiers.excess(view.replicas.ready),
     )
 
 
@@ -344,24 +379,52 @@ def _exhaustion(view: _View, *, now: datetime) -> Exhausted | None:
     return latch
 
 
-def _within_gpu_budgets(drafts: Iterable[tuple[_View, Decision]]) -> Iterable[tuple[_View, Decision]]:
-    """Grant GPUs in each namespace by pod priority, then age, then name; what stands or is under way counts first."""
+def _within_gpu_budgets(
+    drafts: Iterable[tuple[_View, Decision]],
+) -> tuple[Sequence[tuple[_View, Decision]], dict[str, int]]:
+    """Grant GPUs in each namespace by pod priority, then age, then name; what stands or is under way counts first.
+
+    Return the granted decisions with the GPUs that each namespace then uses.
+    """
     order = sorted(
         drafts, key=lambda d: (-d[0].deployment.priority, d[0].workload.created_at, d[0].workload.key)
     )
     used = _gpus_in_use(order)
+    found = []
     for view, decision in order:
         granted = _grant(view, decision, used=used[decision.key.namespace])
         growth = max(0, granted.desired - max(granted.current, _asked(view)))
         if granted.inactive is None:
             used[decision.key.namespace] += growth * decision.gpus_per_pod
-        yield view, granted
+        found.append((view, granted))
+    return found, used
+
+
+def _spare_room(view: _View, decision: Decision, *, used: int) -> int:
+    """Return how many replicas to spare maxReplicas and the GPU guardrails leave room for, those included that there are."""
+    rules, per_pod = view.workload.guardrails, decision.gpus_per_pod
+    room = view.workload.max_replicas - decision.desired
+    if rules.max_gpus_per_workload is not None and per_pod:
+        room = min(room, rules.max_gpus_per_workload // per_pod - decision.desired)
+    if rules.max_gpus_per_namespace is not None and per_pod:
+        room = min(room, (rules.max_gpus_per_namespace - used) // per_pod + _spare_now(view))
+    return max(0, room)
+
+
+def _spare_now(view: _View) -> int:
+    split = view.tiers.split
+    return split.spares[0][1] if split is not None and split.spares else 0
+
+
+def _more_spare(view: _View, order: Order) -> int:
+    spare = order.layout.view.spare if order.layout is not None and order.is_active else 0
+    return max(0, spare - _spare_now(view))
 
 
 def _gpus_in_use(drafts: Iterable[tuple[_View, Decision]]) -> dict[str, int]:
     """Sum by namespace what stands or is under way; a target that two GpuWorkloads name counts once."""
     by_target = {
-        view.deployment.key: max(decision.current, _asked(view)) * decision.gpus_per_pod
+        view.deployment.key: (max(decision.current, _asked(view)) + _spare_now(view)) * decision.gpus_per_pod
         for view, decision in drafts
     }
     used: dict[str, int] = defaultdict(int)
@@ -474,11 +537,16 @@ def _judge_up(guard: Elasticity, *, value: float, settled: int) -> Elasticity:
     return Elasticity(failures=failures, refuted=True, before=(guard.before[0], settled), goal=settled + 1)
 
 
-def _lay_out(view: _View, decision: Decision, capacity: Capacity, *, now: datetime) -> Order:
+def _lay_out(view: _View, decision: Decision, capacity: Capacity, *, room: int, now: datetime) -> Order:
     """Lay a decided count out on demand and on spot; a defect there leaves the workload alone, like any other."""
     may_write = decision.inactive is None
     try:
-        layout = lay_out_tiers(view.tiers, wanted=decision.desired, rolling=view.rolling, now=now)
+        prospect = None
+        if view.assessment.state not in BLIND_STATES:
+            prospect = prospect_of(view.tiers, view.memory.growth, capacity=capacity, most=room)
+        layout = lay_out_tiers(
+            view.tiers, wanted=decision.desired, rolling=view.rolling, prospect=prospect, now=now
+        )
         placement = capacity_view(view.tiers, layout, fleet=capacity.fleet, may_write=may_write)
     except Exception as exc:  # noqa: BLE001  # as above
         decision = _undecided(view.workload, view.deployment, _defect(exc), view.conflict)

@@ -77,6 +77,25 @@ class Exhausted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GrowthMemory:
+    """The load of a workload that bursts, and how it grew within a cold start; `core.growth` fills and reads it.
+
+    `load` is in replicas at 100 %, over the last minute, `raw` of the last collection, None before there was one. `seen` holds
+    (time, load) as far back as a cold start. `weights` is the histogram, `scale` the weight of its next entry: it grows where
+    the others would fade. `starts` are the seconds that the last pods took from being made to Ready, where a node came for them,
+    counted until `started_at`.
+    """
+
+    load: float | None = None
+    raw: float | None = None
+    seen: tuple[tuple[datetime, float], ...] = ()
+    weights: tuple[float, ...] = ()
+    scale: float = 1.0
+    starts: tuple[float, ...] = ()
+    started_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SplitMemory:
     """How a workload with a burst was last laid out: a latch, since two Deployments that overlap cannot tell their count.
 
@@ -84,7 +103,8 @@ class SplitMemory:
     bring about. `source` is what the source's `spec.replicas` was then: another value that no act of ours explains is
     somebody's hand. What the source has above its baseline stands in for spot: since `fallback_since`, because of
     `fallback_cause`; the last of it went at `returned_at`. `behind_since` is when the twin was first seen behind its source,
-    `refused` the server's sentence on the last write of the twin, empty once one was accepted.
+    `refused` the server's sentence on the last write of the twin, empty once one was accepted. `spares` holds (time, replicas)
+    that spot was worth having beyond the count, with falling replicas, as far back as they are held.
     """
 
     count: int
@@ -94,6 +114,7 @@ class SplitMemory:
     returned_at: datetime | None = None
     behind_since: datetime | None = None
     refused: str = ""
+    spares: tuple[tuple[datetime, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +140,7 @@ class WorkloadMemory:
     elasticity: Elasticity = field(default_factory=Elasticity)
     exhausted: Exhausted | None = None
     split: SplitMemory | None = None
+    growth: GrowthMemory = field(default_factory=GrowthMemory)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +152,8 @@ class PoolMemory:
     counts how often that failed and doubles the wait. `interruptions` are the times of late, `breaker_until` the end of what
     they caused. `granted` is the number of machines last seen, `asked` the size that we last asked for. `allocatable` is what a
     fresh node was seen to offer. `doubted` holds pods that the scheduler leaves without a node although there was room, since
-    when; `unplaceable` (template, owner) of those that it did so for too long.
+    when; `unplaceable` (template, owner) of those that it did so for too long. `losses` counts how often spot nodes were taken
+    back and `held_hours` for how long there were any, both until `recorded_at` and fading by half in a day.
     """
 
     refused_at: datetime | None = None
@@ -146,6 +169,9 @@ class PoolMemory:
     doubted: Mapping[str, datetime] = field(default_factory=dict)
     unplaceable: frozenset[tuple[str, str]] = frozenset()
     refusals: tuple[Refusal, ...] = ()
+    losses: float = 0.0
+    held_hours: float = 0.0
+    recorded_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

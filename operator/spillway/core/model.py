@@ -117,13 +117,15 @@ class FallbackRules:
 class CapacityRules:
     """How replicas are split: `baseline` of them on demand, the rest on spot where `burst` says so.
 
-    `pool_selector` chooses pools by their labels; empty means every pool that the template fits.
+    `pool_selector` chooses pools by their labels; empty means every pool that the template fits. `missed_load` is the share of all
+    load that may go unserved: the less, the more replicas are kept to spare. None keeps none.
     """
 
     baseline: int
     burst: Burst
     fallback: FallbackRules
     pool_selector: Mapping[str, str] = field(default_factory=dict)
+    missed_load: float | None = None
 
 
 _AT_ONCE = timedelta(0)
@@ -401,8 +403,8 @@ class ForeignPods(StrEnum):
 class DrainRules:
     """When an idle node goes, and how long its drain may take. The built-ins are `api.nodepools`'."""
 
-    min_node_age: timedelta = timedelta(seconds=600)
-    idle: timedelta = timedelta(seconds=600)
+    min_node_age: timedelta = timedelta(seconds=120)
+    idle: timedelta = timedelta(seconds=120)
     timeout: timedelta = timedelta(seconds=600)
     foreign_pods: ForeignPods = ForeignPods.BLOCK
 
@@ -530,6 +532,7 @@ class StoredSplit:
     """The latches of a burst as a GpuWorkload's status holds them; read where memory has none, after a restart."""
 
     count: int
+    spare: int = 0
     fallback_since: datetime | None = None
     fallback_cause: str = ""
 

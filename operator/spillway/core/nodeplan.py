@@ -34,7 +34,7 @@ def survey_capacity(snapshot: Snapshot, memory: Memory, *, now: datetime) -> Cap
     return Capacity(
         fleet=fleet,
         outlooks=outlooks,
-        coming=sizing.places_coming(snapshot, fleet, outlooks),
+        places=sizing.places_coming(snapshot, fleet, outlooks),
         twins=twins_by_source(snapshot.deployments.values()),
         refusing=_refusing(outlooks),
     )
@@ -64,7 +64,12 @@ def plan_nodes(
     orders = tuple(orders)
     fleet = capacity.fleet
     pools = sizing.plan_pools(
-        snapshot, fleet, capacity.outlooks, tuple(_demands(orders, snapshot, fleet)), now
+        snapshot,
+        fleet,
+        capacity.outlooks,
+        tuple(_demands(orders, snapshot, fleet)),
+        places=capacity.places,
+        now=now,
     )
     drains = plan_drains(
         snapshot,

@@ -80,12 +80,14 @@ def observe_signal(
     workload: Workload,
     snapshot: Snapshot,
     ready: int,
+    excess: float,
     now: datetime,
 ) -> tuple[WorkloadMemory, Assessment]:
     """Bring streaks, window, blindness and zeros up to date; return the assessment with what only memory can tell.
 
     That is: Degraded after `blind.after` of unknown, Suspect while all GPUs read zero at once without proof, Zero when
     proven for a whole down window, and Unknown while a recovered signal has not shown two collections in a row.
+    `excess` is what serves by the count, where replicas to spare serve too: by it the count would be fuller.
     """
     at = now
     if isinstance(snapshot.activity, Collected):
@@ -93,7 +95,8 @@ def observe_signal(
         memory = _since_set_back(memory, at=at)
     counted = is_counted(memory, snapshot, assessment)
     usable = assessment.state not in BLIND_STATES
-    memory = replace(memory, streaks=_streaks(memory.streaks, assessment, workload, at=at, counted=counted))
+    streaks = _streaks(memory.streaks, assessment, workload, excess=excess, at=at, counted=counted)
+    memory = replace(memory, streaks=streaks)
     memory = _blindness(memory, assessment, stale_after=snapshot.stale_after, usable=usable, now=now)
     if counted and usable:
         memory = replace(
@@ -120,7 +123,13 @@ def _since_set_back(memory: WorkloadMemory, *, at: datetime) -> WorkloadMemory:
 
 
 def _streaks(
-    streaks: Streaks, assessment: Assessment, workload: Workload, *, at: datetime, counted: bool
+    streaks: Streaks,
+    assessment: Assessment,
+    workload: Workload,
+    *,
+    excess: float,
+    at: datetime,
+    counted: bool,
 ) -> Streaks:
     value = assessment.value_up
     if value is None:
@@ -129,7 +138,7 @@ def _streaks(
         )
     if not counted:
         return streaks
-    is_high = value > workload.gpu_activity.high + EPSILON
+    is_high = value * excess > workload.gpu_activity.high + EPSILON
     return Streaks(
         collected_at=at,
         newest_sample=assessment.newest_sample,

@@ -354,7 +354,7 @@ def room_of(
 ) -> Room:
     """Return the room on nodes that stay, on those that boot, and on machines that are promised and have no Node yet.
 
-    Nodes in *without* are left out. Nodes that offer no extended resource hold no GPU pod and are left out, too.
+    Nodes in *without* are left out. Nodes that have no device free take no GPU pod and are left out, too: most of a busy fleet.
     """
     room = Room(unplaceable=unplaceable)
     for name, node in fleet.nodes.items():
@@ -362,13 +362,17 @@ def room_of(
         if name in without or standing not in (Standing.GOOD, Standing.BOOTING):
             continue
         if standing is Standing.BOOTING and pool is not None and pool.name in shapes:
-            room.add(_booting_bin(node, pool, shapes[pool.name], fleet.pods_on.get(name, ())))
+            found = _booting_bin(node, pool, shapes[pool.name], fleet.pods_on.get(name, ()))
         elif node.devices:
-            room.add(_bin_of(node, pool, fleet.pods_on.get(name, ())))
+            found = _bin_of(node, pool, fleet.pods_on.get(name, ()))
+        else:
+            continue
+        if found.level:
+            room.add(found)
     for pool in fleet.claims.pools:
-        for found in promised(states.get(pool.name), fleet):
+        for machine in promised(states.get(pool.name), fleet):
             if pool.name in shapes:
-                room.add(_new_bin(pool, shapes[pool.name], name=found, is_new=False))
+                room.add(_new_bin(pool, shapes[pool.name], name=machine, is_new=False))
     return room
 
 

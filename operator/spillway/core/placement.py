@@ -1,8 +1,9 @@
-"""How a count is laid out: a baseline on demand, the rest on spot, and on-demand stand-ins for spot that cannot be had.
+"""How a count is laid out: a baseline on demand, the rest on spot with some to spare, and on-demand stand-ins where spot fails.
 
-Per workload, each pass (node-and-spot C.4): `need` is what lies above the baseline; burst replicas that are refused, doomed or
-gone are covered on demand at once; what covers them is a ratchet that is let go one step at a time, once spot has been Ready
-for long enough. See docs/design/0007-split.md.
+Per workload, each pass (node-and-spot C.4): `need` is what lies above the baseline. Spot gets as many more as are worth having
+(`core.spare`). Burst replicas that are refused or gone, with no spot to take their place, are covered on demand at once; so are
+those that are only lost, where waiting for their replacements would miss too much. What covers them is a ratchet that is let go
+step by step, once spot is Ready. See docs/design/0007-split.md and 0011-spare.md.
 """
 
 from collections.abc import Iterable
@@ -24,8 +25,32 @@ from spillway.core.model import (
     Workload,
 )
 from spillway.core.plan import FallbackReason, Finding, SplitView
+from spillway.core.spare import (
+    Outlook,
+    burst_worth_having,
+    held,
+    in_words,
+    stand_ins_worth_having,
+    with_floating,
+)
 
-RETURN_SHARE = 10  # percent of the stand-ins that go in one step, at least one
+RETURN_SHARE = (
+    10  # percent of the stand-ins that go in one step, at least one, where nothing is known of the load
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prospect:
+    """What is known of the load and of spot. `coming` is what is Ready or on its way by pool, `ready` only what is Ready.
+
+    `most` is how many replicas the count may be exceeded by. `may_replace` says that a pool takes what is lost elsewhere.
+    """
+
+    coming: Outlook
+    ready: Outlook
+    cold_start: timedelta
+    most: int
+    may_replace: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +58,8 @@ class Setting:
     """All that the layout of one workload looks at.
 
     `count` stands now and `wanted` is decided. `can_burst` says whether replicas may be on spot at all; where not, what is there
-    moves back. `good_source` counts the source's Ready replicas on nodes that stay. `rolling` is a rollout of either.
+    moves back. `good_source` counts the source's Ready replicas on nodes that stay. `rolling` is a rollout of either. `prospect` is None
+    while nothing is known of the load: then nothing is added or let go, and all that is lost is covered at once.
     """
 
     workload: Workload
@@ -46,6 +72,7 @@ class Setting:
     good_source: int
     rolling: bool
     now: datetime
+    prospect: Prospect | None = None
 
     @property
     def rules(self) -> FallbackRules:
@@ -112,7 +139,8 @@ def _first(
 ) -> SplitMemory:
     burst = twin.replicas if twin is not None else 0
     # Source 3 (one of them a stand-in), twin 8 (one refused), baseline 2: 10 surely stand, 11 exist; status said 10.
-    surely = min(source.replicas, baseline) + burst if burst else source.replicas
+    spare = stored.spare if stored is not None else 0
+    surely = min(source.replicas, baseline) + max(0, burst - spare) if burst else source.replicas
     count = min(max(surely, stored.count if stored is not None else 0), source.replicas + burst)
     return SplitMemory(
         count=count,
@@ -153,22 +181,29 @@ def lay_out(s: Setting) -> Layout:
     """
     baseline = s.baseline_of(s.wanted)
     need = s.wanted - baseline
-    absent = max(0, need - s.burst.total)
+    spares = _spares(s, baseline=baseline, need=need)
+    spare = spares[0][1] if spares and need else 0
+    absent = max(0, need + spare - s.burst.total)
     not_created = absent if s.twin is not None and s.twin.failure is not None else 0
     hopeless = s.burst.count(Stand.BROKEN) + not_created
     # A twin that may not be made leaves nobody to wait for; on demand the same pods are the source's own.
     never = absent if s.twin is None and s.memory.refused else 0
     on_the_way = s.burst.count(Stand.BOOTING) + absent - not_created - never
     good = s.burst.count(Stand.GOOD)
-    # need 8, 5 good, 1 booting, 0 broken: 8 - 5 - 1 = 2 are refused or doomed and covered on demand
-    uncovered = max(0, need - good - on_the_way - hopeless)
-    held = max(0, s.source.replicas - s.baseline_of(s.memory.count))
-    fallback = _fallback(s, need=need, uncovered=uncovered, held=held)
-    memory = _remember(s, fallback=fallback, held=held, uncovered=uncovered)
+    # What is told of its end is as good as on its way where another pool takes it; whether that is enough, its worth says.
+    replaced = s.burst.count(Stand.DOOMED) if s.prospect is not None and s.prospect.may_replace else 0
+    # need 8, 5 good, 1 booting, 0 broken: 8 - 5 - 1 = 2 are refused and covered on demand
+    uncovered = max(0, need - good - on_the_way - replaced - hopeless)
+    uncovered = max(uncovered, _worth_covering(s, baseline=baseline, need=need, floating=absent + replaced))
+    standing_in = max(0, s.source.replicas - s.baseline_of(s.memory.count))
+    fallback = _fallback(s, need=need, uncovered=uncovered, held=standing_in)
+    memory = _remember(s, fallback=fallback, held=standing_in, uncovered=uncovered, spares=spares)
     view = SplitView(
         baseline=baseline + fallback,
-        burst=_burst_target(s, need=need),
+        burst=_burst_target(s, needed=need + spare),
         fallback=fallback,
+        spare=spare,
+        spare_why=_why_spare(s) if spare else "",
         baseline_now=s.source.replicas,
         burst_now=s.burst_now,
         good_baseline=s.good_source,
@@ -182,6 +217,31 @@ def lay_out(s: Setting) -> Layout:
     )
     finding = _finding(s, view, memory, need=need, uncovered=uncovered)
     return Layout(view=view, memory=memory, fallback=finding, falls_back=fallback > 0)
+
+
+def _spares(s: Setting, *, baseline: int, need: int) -> tuple[tuple[datetime, int], ...]:
+    """What is worth having on spot beyond *need*, as far back as it is held; as it was while nothing is known."""
+    prospect = s.prospect
+    if prospect is None:
+        return s.memory.spares
+    most = need + prospect.most if need else 0
+    # As if no stand-in were there: were they counted, nothing would ever take their place.
+    worth = burst_worth_having(prospect.coming, on_demand=baseline, need=need, most=most)
+    return held(s.memory.spares, min(prospect.most, worth - need), cold_start=prospect.cold_start, now=s.now)
+
+
+def _why_spare(s: Setting) -> str:
+    if s.prospect is None:
+        return "as it was while the load was last known"
+    return in_words(s.prospect.coming, cold_start=s.prospect.cold_start)
+
+
+def _worth_covering(s: Setting, *, baseline: int, need: int, floating: int) -> int:
+    """How many stand-ins the load would probably use while lost spot is replaced; none that is worth less than its price."""
+    if s.prospect is None:
+        return 0
+    coming = with_floating(s.prospect.coming, floating)
+    return stand_ins_worth_having(coming, on_demand=baseline, most=need)
 
 
 def _fallback(s: Setting, *, need: int, uncovered: int, held: int) -> int:
@@ -198,8 +258,14 @@ def _return_step(s: Setting, *, need: int, held: int) -> int:
     replaced = held - max(0, need - s.burst.stable)
     if replaced <= 0 or s.rolling or return_opens_at(s) > s.now:
         return 0
-    spare = s.good_source + s.burst.count(Stand.GOOD) - s.wanted
-    return max(0, min(max(1, held * RETURN_SHARE // 100), replaced, spare))
+    beyond = s.good_source + s.burst.count(Stand.GOOD) - s.wanted
+    if s.prospect is None:
+        return max(0, min(max(1, held * RETURN_SHARE // 100), replaced, beyond))
+    step = max(0, min(replaced, beyond))
+    ready = s.prospect.ready
+    while step and ready.worth(s.good_source - step + ready.spot) >= ready.return_worth:
+        step -= 1
+    return step
 
 
 def return_opens_at(s: Setting) -> datetime:
@@ -212,13 +278,15 @@ def return_opens_at(s: Setting) -> datetime:
     return max(times)
 
 
-def _burst_target(s: Setting, *, need: int) -> int:
+def _burst_target(s: Setting, *, needed: int) -> int:
     """Lower the twin only as far as replicas Ready on demand carry what is wanted."""
-    return max(need, min(s.burst_now, s.wanted - s.good_source))
+    return max(needed, min(s.burst_now, s.wanted - s.good_source))
 
 
-def _remember(s: Setting, *, fallback: int, held: int, uncovered: int) -> SplitMemory:
-    memory = s.memory
+def _remember(
+    s: Setting, *, fallback: int, held: int, uncovered: int, spares: tuple[tuple[datetime, int], ...]
+) -> SplitMemory:
+    memory = s.memory if spares == s.memory.spares else replace(s.memory, spares=spares)
     if fallback > held:
         cause = _cause(s).value if uncovered else memory.fallback_cause
         return replace(memory, fallback_since=s.now, fallback_cause=cause)

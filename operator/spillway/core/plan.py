@@ -220,7 +220,7 @@ class SplitView:
     """How a workload's count is laid out on demand and on spot.
 
     `baseline` and `burst` are what the Deployment and its twin are to be set to, `fallback` the part of `baseline` that
-    stands in for spot. The `…_now` figures are what they are set to, `good_…` their replicas that serve on nodes that stay.
+    stands in for spot, `spare` the part of `burst` beyond the count, kept because spot is lost and load grows; `spare_why` says by how much. The `…_now` figures are what they are set to, `good_…` their replicas that serve on nodes that stay.
     `booting`, `refused`, `doomed` and `broken` sort the burst replicas that do not.
     """
 
@@ -235,6 +235,8 @@ class SplitView:
     refused: int = 0
     doomed: int = 0
     broken: int = 0
+    spare: int = 0
+    spare_why: str = ""
     fallback_since: datetime | None = None
     twin: str = ""
     pools: tuple[str, ...] = ()

@@ -3,18 +3,21 @@
 The bridge between a workload's own decision, which knows one count, and nodes, which know pods.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from spillway.core.burst import BurstPods, Stand, burst_constraints, eligible_pools, model_allowed, sort_burst
 from spillway.core.capacity import PoolOutlook
 from spillway.core.fleet import Fleet
-from spillway.core.memory import SplitMemory
+from spillway.core.growth import cold_start_of, growth_of
+from spillway.core.memory import GrowthMemory, SplitMemory
 from spillway.core.model import (
     Burst,
     Deployment,
     FallbackPolicy,
+    Mode,
     NodePool,
     ObjectKey,
     Operation,
@@ -23,10 +26,11 @@ from spillway.core.model import (
     Snapshot,
     Workload,
 )
-from spillway.core.packing import Demand, Tier
-from spillway.core.placement import Layout, Setting, lay_out, standing
+from spillway.core.packing import Bin, Demand, Tier
+from spillway.core.placement import Layout, Prospect, Setting, lay_out, standing
 from spillway.core.plan import BurstReason, CapacityView, FallbackReason, Finding, IsolationReason
 from spillway.core.scheduling import Taint
+from spillway.core.spare import ON_DEMAND_WORTH, Holding, Outlook, price_ratio, with_floating, worth_asked
 from spillway.core.twin import pools_changed, twin_name
 
 PodsOf = Mapping[str, list[tuple[Pod, int]]]
@@ -37,15 +41,20 @@ NO_PODS = BurstPods()
 class Capacity:
     """What every workload is laid out on, once a pass.
 
-    `coming` holds the pods without a node that have a place coming, `twins` each twin by the uid of its source, `refusing` the
+    `places` says by uid where pods without a node have a place coming, `twins` each twin by the uid of its source, `refusing` the
     pools beside whose room the scheduler left pods waiting, by template and Deployment.
     """
 
     fleet: Fleet
     outlooks: Mapping[str, PoolOutlook]
-    coming: frozenset[str]
+    places: Mapping[str, Bin]
     twins: Mapping[str, Deployment]
     refusing: Mapping[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def coming(self) -> Set[str]:
+        """The uids of pods without a node that have a place coming."""
+        return self.places.keys()
 
     def good(self, pods: Iterable[Pod]) -> int:
         """Return how many of *pods* are Ready on nodes that stay."""
@@ -77,7 +86,7 @@ class Tiers:
     foreign: bool = False
     models_forbidden: str = ""
     refusing_pools: tuple[str, ...] = ()
-    awaited: frozenset[str] = frozenset()
+    awaited: Set[str] = frozenset()
 
     @property
     def can_burst(self) -> bool:
@@ -94,6 +103,14 @@ class Tiers:
     def count(self) -> int:
         """The count that stands for the signals."""
         return self.source.replicas if self.split is None else self.split.count
+
+    def excess(self, ready: int) -> float:
+        """Return what serves by the count, 1 or more: spares and stand-ins take their share of the load and are no part of it."""
+        if self.split is None or not self.split.count:
+            return 1.0
+        stands = self.source.replicas + (self.twin.replicas if self.twin is not None else 0)
+        # 5 wanted, 7 set, 6 of them Ready: what they run at is 6 / 5 of it for the 5
+        return max(1.0, min(ready, stands) / self.split.count)
 
 
 def observe_tiers(
@@ -255,7 +272,9 @@ def _burst_supply(
             yield pod, source.revision if revision == twin.revision else 0
 
 
-def lay_out_tiers(tiers: Tiers, *, wanted: int, rolling: bool, now: datetime) -> Layout | None:
+def lay_out_tiers(
+    tiers: Tiers, *, wanted: int, rolling: bool, prospect: Prospect | None, now: datetime
+) -> Layout | None:
     """Return how *wanted* replicas are laid out; None where the source alone carries them."""
     if tiers.split is None:
         return None
@@ -271,8 +290,70 @@ def lay_out_tiers(tiers: Tiers, *, wanted: int, rolling: bool, now: datetime) ->
             good_source=tiers.good_source,
             rolling=rolling,
             now=now,
+            prospect=prospect,
         )
     )
+
+
+def prospect_of(tiers: Tiers, memory: GrowthMemory, *, capacity: Capacity, most: int) -> Prospect | None:
+    """Return what is known of load and spot where replicas may burst; None where nothing is, or nothing may be let go.
+
+    `most` is how many replicas more than the count may be had.
+    """
+    growth = growth_of(memory) if tiers.split is not None and memory.load is not None else None
+    target = tiers.workload.capacity.missed_load
+    if growth is None or target is None or not tiers.pools or not tiers.can_burst:
+        return None
+    if tiers.workload.mode is not Mode.ENFORCE:
+        return None
+    cold_start = cold_start_of(memory)
+    outlooks = [capacity.outlooks[pool.name] for pool in tiers.pools]
+    asked = worth_asked(target)
+    good = tiers.burst.of(Stand.GOOD)
+    coming = _holdings((*good, *tiers.burst.of(Stand.BOOTING)), outlooks, capacity.fleet, gap=cold_start)
+    view = Outlook(
+        growth=growth,
+        holdings=coming,
+        spot_worth=asked,
+        on_demand_worth=asked * ON_DEMAND_WORTH * price_ratio(_cheapest(capacity.outlooks.values())),
+    )
+    floating = sum(1 for pod in tiers.burst.of(Stand.BOOTING) if pod.node is None)
+    return Prospect(
+        coming=with_floating(view, floating),
+        ready=replace(view, holdings=_holdings(good, outlooks, capacity.fleet, gap=cold_start)),
+        cold_start=cold_start,
+        most=max(0, most),
+        may_replace=any(found.room > 0 and not found.probing for found in outlooks),
+    )
+
+
+def _holdings(
+    pods: Iterable[Pod], outlooks: Iterable[PoolOutlook], fleet: Fleet, *, gap: timedelta
+) -> tuple[Holding, ...]:
+    counts: Counter[str] = Counter()
+    for pod in pods:
+        pool = fleet.pool_of(pod.node) if pod.node is not None else None
+        if pool is not None:
+            counts[pool.name] += 1
+    return tuple(
+        Holding(
+            pool=found.pool.name,
+            count=counts[found.pool.name],
+            chance=found.loss_chance(gap),
+            room=found.room,
+        )
+        for found in outlooks
+    )
+
+
+def _cheapest(outlooks: Iterable[PoolOutlook]) -> Mapping[bool, float]:
+    """Return the lowest price of a GPU by whether it is spot, where prices are known."""
+    prices: dict[bool, float] = {}
+    for found in outlooks:
+        if found.pool.price is not None:
+            price = float(found.pool.price.per_hour) / found.pool.gpus_per_node
+            prices[found.pool.is_spot] = min(price, prices.get(found.pool.is_spot, price))
+    return prices
 
 
 def demands_of(

@@ -87,7 +87,7 @@ def test_two_lines_of_spec_give_a_whole_workload() -> None:
             max_decrease_replicas=1,
             cooldown=timedelta(minutes=5),
         ),
-        gpu_activity=GpuActivityRules(high=0.8, low=0.4),
+        gpu_activity=GpuActivityRules(high=0.8, low=None),
         blind=BlindRules(after=timedelta(minutes=3), replicas=None),
         readiness=ReadinessRules(settle=timedelta(minutes=1), load_grace=timedelta(minutes=10)),
         capacity=CapacityRules(
@@ -99,9 +99,10 @@ def test_two_lines_of_spec_give_a_whole_workload() -> None:
                 provision_timeout=timedelta(minutes=3),
                 boot_deadline=timedelta(minutes=10),
                 return_probe=timedelta(minutes=10),
-                return_stable=timedelta(minutes=5),
-                min_residency=timedelta(minutes=20),
+                return_stable=timedelta(seconds=30),
+                min_residency=timedelta(seconds=60),
             ),
+            missed_load=0.001,
         ),
     )
     assert result.generation == 7
@@ -116,6 +117,7 @@ def test_a_burst_is_converted_with_its_pools_and_every_timer() -> None:
         "baselineReplicas": 2,
         "burst": "WhenAvailable",
         "poolSelector": {"matchLabels": {"gpu": "h100"}},
+        "missedLoadPercent": "0.05",
         "fallback": fallback,
     }
 
@@ -132,7 +134,12 @@ def test_a_burst_is_converted_with_its_pools_and_every_timer() -> None:
             return_stable=timedelta(seconds=5),
             min_residency=timedelta(seconds=6),
         ),
+        missed_load=0.0005,
     )
+
+
+def test_a_missed_load_of_all_of_it_keeps_nothing_to_spare() -> None:
+    assert converted(capacity={"missedLoadPercent": "100"}).workload.capacity.missed_load is None
 
 
 def test_a_pin_outside_the_bounds_is_kept_for_the_core_to_clamp() -> None:

@@ -44,7 +44,7 @@ def test_without_a_policy_the_built_ins_hold() -> None:
         "maxReplicas": 8,
         "signals[0].name": "gpu",
         "signals[0].gpuActivity.highPercent": 80,
-        "signals[0].gpuActivity.lowPercent": 40,
+        "signals[0].gpuActivity.lowPercent": None,
         "whenMetricsMissing.afterSeconds": 180,
         "whenMetricsMissing.replicas": None,
         "scaleUp.windowSeconds": 30,
@@ -59,14 +59,15 @@ def test_without_a_policy_the_built_ins_hold() -> None:
         "readiness.loadGraceSeconds": 600,
         "capacity.baselineReplicas": 1,
         "capacity.burst": "Never",
+        "capacity.missedLoadPercent": "0.1",
         "capacity.poolSelector": None,
         "capacity.fallback.policy": "OnDemand",
         "capacity.fallback.refusedConfirmSeconds": 30,
         "capacity.fallback.provisionTimeoutSeconds": 180,
         "capacity.fallback.bootDeadlineSeconds": 600,
         "capacity.fallback.returnProbeSeconds": 600,
-        "capacity.fallback.returnStableSeconds": 300,
-        "capacity.fallback.minResidencySeconds": 1200,
+        "capacity.fallback.returnStableSeconds": 30,
+        "capacity.fallback.minResidencySeconds": 60,
     }
     assert resolved.guardrails == Guardrails()
     assert resolved.defaults_from is None
@@ -115,19 +116,10 @@ def test_a_policys_signals_apply_where_the_spec_lists_none() -> None:
     assert (band.value, band.source) == (60, "policy fleet")
 
 
-@pytest.mark.parametrize(
-    ("high", "low"),
-    [
-        pytest.param(80, 40, id="the usual band"),
-        pytest.param(41, 40, id="just above the built-in low"),
-        pytest.param(40, 20, id="at the built-in low"),
-        pytest.param(5, 2, id="the lowest legal high"),
-    ],
-)
-def test_the_built_in_low_mark_stays_below_any_legal_high_mark(high: int, low: int) -> None:
-    signals = [{"name": "gpu", "type": "GpuActivity", "gpuActivity": {"highPercent": high}}]
+def test_a_low_mark_is_not_set_unless_somebody_sets_it() -> None:
+    signals = [{"name": "gpu", "type": "GpuActivity", "gpuActivity": {"highPercent": 60}}]
 
-    assert resolve_spec(signals=signals).number("signals[0].gpuActivity.lowPercent") == low
+    assert resolve_spec(signals=signals).optional_number("signals[0].gpuActivity.lowPercent") is None
 
 
 def test_a_policy_ref_comes_before_namespace_and_cluster_default() -> None:

@@ -107,6 +107,7 @@ def test_the_split_stands_in_the_status_with_its_latches() -> None:
         "baselineReplicas": 2,
         "onDemandReplicas": 3,
         "burstReplicas": 5,
+        "spareReplicas": 0,
         "fallbackReplicas": 1,
         "fallbackSince": "2026-03-01T11:57:59Z",
         "fallbackReason": "SpotRefused",

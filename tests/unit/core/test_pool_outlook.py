@@ -488,7 +488,7 @@ def pending(index: int, *, gpus: int = 8, since: float = 5, **over: Any) -> Pod:
 
 def coming(snapshot: Snapshot, memories: Mapping[str, PoolMemory] | None = None) -> frozenset[str]:
     fleet = survey(snapshot, {}, NOW)
-    return places_coming(snapshot, fleet, outlook(snapshot, fleet, memories or {}, NOW))
+    return frozenset(places_coming(snapshot, fleet, outlook(snapshot, fleet, memories or {}, NOW)))
 
 
 def test_pods_have_a_place_coming_where_there_is_room_and_where_a_machine_is_promised() -> None:
@@ -547,7 +547,9 @@ def refused_after(waited: float, *, room: bool = True, since: float = 600) -> fr
         )
         fleet = survey(snapshot, {}, now)
         outlooks = outlook(snapshot, fleet, {pool.uid: memory}, now)
-        memory = plan_pools(snapshot, fleet, outlooks, (), now).memories[pool.uid]
+        memory = plan_pools(
+            snapshot, fleet, outlooks, (), places=places_coming(snapshot, fleet, outlooks), now=now
+        ).memories[pool.uid]
     return memory.unplaceable
 
 

@@ -121,7 +121,7 @@ def planned(
     snapshot = make_snapshot((), (), **{**values, **over})
     fleet = survey(snapshot, {}, NOW)
     memories = {found.uid: memory for found in pools if memory is not None}
-    return plan_pools(snapshot, fleet, outlook(snapshot, fleet, memories, NOW), demands, NOW)
+    return plan_pools(snapshot, fleet, outlook(snapshot, fleet, memories, NOW), demands, places={}, now=NOW)
 
 
 def grow(before: int, to: int, *, of: str = "h100") -> GrowPool:
@@ -301,7 +301,7 @@ def test_what_a_refused_pool_does_not_give_another_is_asked_for() -> None:
     fleet = survey(snapshot, {}, NOW)
     outlooks = outlook(snapshot, fleet, {"pool-zone-a": closed}, NOW)
 
-    found = plan_pools(snapshot, fleet, outlooks, (burst(2),), NOW)
+    found = plan_pools(snapshot, fleet, outlooks, (burst(2),), places={}, now=NOW)
 
     assert found.acts == (grow(0, 2, of="zone-b"),)
     assert found.decisions["zone-a"].reason is PoolReason.REFUSED
@@ -538,7 +538,12 @@ def test_pending_pods_of_a_workload_are_not_counted_beside_its_demand() -> None:
     fleet = survey(snapshot, {}, NOW)
 
     found = plan_pools(
-        snapshot, fleet, outlook(snapshot, fleet, {}, NOW), (demand(1, owner="deployment-llm"),), NOW
+        snapshot,
+        fleet,
+        outlook(snapshot, fleet, {}, NOW),
+        (demand(1, owner="deployment-llm"),),
+        places={},
+        now=NOW,
     )
 
     assert found.acts == (grow(0, 1),)
@@ -551,7 +556,7 @@ def test_a_workload_that_only_observes_buys_nothing_for_its_pending_pods() -> No
     )
     fleet = survey(snapshot, {}, NOW)
 
-    assert plan_pools(snapshot, fleet, outlook(snapshot, fleet, {}, NOW), (), NOW).acts == ()
+    assert plan_pools(snapshot, fleet, outlook(snapshot, fleet, {}, NOW), (), places={}, now=NOW).acts == ()
 
 
 def test_other_pools_go_on_while_one_provider_is_silent() -> None:
