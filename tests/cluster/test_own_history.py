@@ -6,8 +6,7 @@ import asyncio
 import json
 import re
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
@@ -20,55 +19,15 @@ from spillway.cli.main import main
 from spillway.sim.history import Gaps, History, HistoryError, history_of
 from tests.cluster.binaries import Binaries
 from tests.cluster.controlplane import ControlPlane
+from tests.cluster.past import GONE, SHORT, UTIL, Recorder
 from tests.cluster.prometheus import Prometheus
 
 HOURS = 26  # more than the day that one request reads
-SHORT = 240  # minutes of the other recordings
 END = int(time.time()) // 60 * 60 - 600
 NO_GAP = Gaps(count=0, minutes=0, longest=0)
-# Prometheus marks a series that left a scrape; history from a text file cannot, and a value that is no number stands for it.
-GONE = "NaN"
-
-UTIL, READY, ASKED = "DCGM_FI_DEV_GPU_UTIL", "kube_pod_status_ready", "kube_deployment_spec_replicas"
+ASKED = "kube_deployment_spec_replicas"
 ENERGY = "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION"
 ALL_DAY = HOURS * 60
-
-Value = Callable[[int], float | str | None]
-
-
-class Recorder:
-    """Writes OpenMetrics: a value for each minute, sampled four times in it, or every *every* minutes at its end."""
-
-    def __init__(self) -> None:
-        self._lines: defaultdict[str, list[str]] = defaultdict(list)
-
-    def write(self, name: str, value: Value, *, minutes: int = SHORT, every: int = 0, **labels: str) -> None:
-        """Record *value*, which is asked for the minutes from 0 on; None is no sample."""
-        text = ",".join(f'{label}="{said}"' for label, said in labels.items())
-        for minute in range(0, minutes, every or 1):
-            if (number := value(minute)) is not None:
-                began = END - (minutes - minute) * 60
-                seconds = (60,) if every else (15, 30, 45, 60)
-                self._lines[name] += [f"{name}{{{text}}} {number} {began + after}" for after in seconds]
-
-    def pod(
-        self, name: str, percent: Value, *, namespace: str = "team", uuid: str = "", **more: object
-    ) -> None:
-        """Record the GPU of a pod as dcgm-exporter does whose labels Prometheus does not honour."""
-        labels = {
-            "job": "dcgm",
-            "namespace": "gpu-operator",
-            "pod": "dcgm-exporter-x2x4z",
-            "UUID": uuid or name,
-        }
-        self.write(UTIL, percent, **labels, exported_namespace=namespace, exported_pod=name, **more)  # type: ignore[arg-type]
-
-    def readiness(self, name: str, ready: Value, *, namespace: str = "team", **more: object) -> None:
-        self.write(READY, ready, condition="true", namespace=namespace, pod=name, **more)  # type: ignore[arg-type]
-
-    def text(self) -> str:
-        groups = ("\n".join([f"# TYPE {name} gauge", *lines]) for name, lines in self._lines.items())
-        return "\n".join([*groups, "# EOF", ""])
 
 
 # llm-chat: two to five replicas, another count every 97 minutes; a replica that is added loads for five of them
@@ -150,7 +109,7 @@ def with_gaps(minute: int) -> float | str:
 
 @pytest.fixture(scope="module")
 def past(built: Binaries, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    recorder = Recorder()
+    recorder = Recorder(END)
     record_chat(recorder)
     record_lookalikes(recorder)
     record_others(recorder)

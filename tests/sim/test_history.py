@@ -97,7 +97,7 @@ def test_a_workload_that_was_set_to_zero_had_no_load_and_that_is_told() -> None:
 
     assert history.demand.values == (1, 1, 0, 0)
     assert (history.stopped_share, history.seen_share) == (0.5, 1.0)
-    assert any("Set to 0 replicas for 50.0% of the time" in told for told in sentences(history))
+    assert any("Set to 0 replicas for 50.0 % of the time" in told for told in sentences(history))
 
 
 def test_the_share_of_time_with_full_gpus_is_told() -> None:
@@ -105,7 +105,7 @@ def test_the_share_of_time_with_full_gpus_is_told() -> None:
 
     assert history.pegged_share == 0.5
     assert any(
-        "GPUs were full (mean of 95% or more) for 50.0% of the time" in told for told in sentences(history)
+        "GPUs were full (mean of 95 % or more) for 50.0 % of the time" in told for told in sentences(history)
     )
 
 
@@ -125,7 +125,7 @@ def test_the_time_and_its_gaps_are_told() -> None:
     told = next(sentences(past(without(3, *range(20, 31), of=60))))
 
     assert told == (
-        "Recorded 2026-11-01 00:00 UTC to 2026-11-01 01:00 UTC, 80.0% of it seen. Gaps of up to 10 min (1 gap, 1 min in all, "
+        "Recorded 2026-11-01 00:00 UTC to 2026-11-01 01:00 UTC, 80.0 % of it seen. Gaps of up to 10 min (1 gap, 1 min in all, "
         "the longest 1 min) are played as the minute before, longer ones (1 gap, 11 min in all, the longest 11 min) are cut out."
     )
 
@@ -152,7 +152,7 @@ def test_a_part_of_the_past_has_the_gaps_of_that_part() -> None:
         ),
         pytest.param(
             [minute(1), minute(2), minute(60)],
-            "only 5% was recorded; 50% or more are needed",
+            "only 5 % was recorded; 50 % or more are needed",
             id="mostly unknown",
         ),
     ],
@@ -216,17 +216,29 @@ def test_starts_and_turns_are_counted_where_the_count_changed() -> None:
     assert (score.starts, score.flaps) == (5, 2)
 
 
+OWN = Score(
+    policy="spillway", cost_usd=9.0, cost_share_of_static_peak=1, missed_load_share=0.0012,
+    overloaded_minutes_share=0, starts=0, losses=0, flaps=0, on_demand_hours=0, spot_hours=0,
+)  # fmt: skip
+SAID = (
+    "Spillway would have cost 9 $ where 12 $ really ran: 25 % less. It would have missed 0.120 % of the load."
+)
+
+
 def test_the_verdict_compares_spillway_with_what_really_ran() -> None:
     real = ran(*hour(pods=3))
-    own = Score(
-        policy="spillway", cost_usd=9.0, cost_share_of_static_peak=1, missed_load_share=0.0012,
-        overloaded_minutes_share=0, starts=0, losses=0, flaps=0, on_demand_hours=0, spot_hours=0,
-    )  # fmt: skip
 
-    assert verdict([own, real], policy="spillway") == (
-        "spillway would have cost 9 $ where 12 $ really ran: 25% less. It would have missed 0.120% of the load."
-    )
-    assert verdict([real], policy="spillway") is None
+    assert verdict(past(range(1, 100)), [OWN, real], policy="spillway") == SAID
+    assert verdict(past(range(1, 100)), [real], policy="spillway") is None
+
+
+def test_gpus_that_were_full_too_often_prove_nothing() -> None:
+    full = [minute(number, busy=2.0 if number <= 6 else 1.0) for number in range(1, 101)]
+
+    said = verdict(history_of(full), [OWN, ran(*hour(pods=3))], policy="spillway")
+
+    assert said == f"{SAID} The GPUs were full too often for this to prove it."
+    assert verdict(history_of(full[2:]), [OWN, ran(*hour(pods=3))], policy="spillway") == SAID
 
 
 def test_the_document_says_what_was_known() -> None:

@@ -15,6 +15,7 @@ from spillway.sim import spillway
 from spillway.sim.history import (
     History,
     HistoryError,
+    NothingRecorded,
     document,
     history_of,
     really_ran,
@@ -124,7 +125,7 @@ class Beside:
         told = [*sentences(self.history)]
         if self.scale != 1.0:
             told.append(f"Demand and what really ran were multiplied by {self.scale:.4g}.")
-        compared = verdict(results.scores, policy=spillway.NAME)
+        compared = verdict(self.history, results.scores, policy=spillway.NAME)
         return told if compared is None else [*told, compared]
 
     def document(self) -> dict[str, Any]:
@@ -210,12 +211,18 @@ def read(asked: Asked, progress: Callable[[float], None]) -> Recorded:
         found = history_of(_instants(asked, progress))
         return Recorded(ref=asked.workload_ref, history=found)
     except HistoryError as exc:
-        ref, namespace = asked.workload_ref, asked.workload_ref.namespace
+        hint = _looked_for(asked.workload_ref) if isinstance(exc, NothingRecorded) else ""
         raise click.ClickException(
-            f"{ref} cannot be played from the last {_told(asked.since)} of {asked.prometheus}: {exc}. Looked for were GPU series of pods "
-            f"{ref.name}-HASH-ID in namespace {namespace}. See which there are, in Prometheus: "
-            f'count by (exported_namespace, exported_pod, namespace, pod) ({{__name__=~"DCGM_FI_.*(GPU_UTIL|GR_ENGINE).*"}})'
+            f"{asked.workload_ref} cannot be played from the last {_told(asked.since)} of {asked.prometheus}: {exc}.{hint}"
         ) from exc
+
+
+def _looked_for(ref: WorkloadRef) -> str:
+    return (
+        f" Looked for were GPU series of pods {ref.name}-HASH-ID in namespace {ref.namespace}. See which there are, in Prometheus: "
+        "count by (exported_namespace, exported_pod, namespace, pod) "
+        '(last_over_time({__name__=~"DCGM_FI_.*(GPU_UTIL|GR_ENGINE).*"}[1d]))'
+    )
 
 
 def _instants(asked: Asked, progress: Callable[[float], None]) -> Sequence[RecordedInstant]:

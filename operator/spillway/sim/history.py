@@ -21,11 +21,18 @@ MINUTE: Final = timedelta(minutes=1)
 HELD_MINUTES: Final = (
     10  # the simulator's load of ten minutes ago still tells more than none; of an hour ago it does not
 )
+MOST_PEGGED: Final = (
+    0.05  # full for longer than that, a load that is only known as a least value proves no saving
+)
 LEAST_SEEN: Final = 0.5  # with more than half unknown, what is played is no history
 
 
 class HistoryError(ValueError):
     """A past that cannot be played: what was recorded of it, and what to do."""
+
+
+class NothingRecorded(HistoryError):
+    """Not one minute of it is known."""
 
 
 class Known(Enum):
@@ -138,14 +145,14 @@ def history_of(instants: Sequence[RecordedInstant]) -> History:
     """
     known = {found.at: minute for found in instants if (minute := _minute(found)) is not None}
     if not known:
-        raise HistoryError(_nothing(instants))
+        raise NothingRecorded(_nothing(instants))
     history = History(
         minutes=tuple(_filled(known)), knows_readiness=any(found.ready is not None for found in instants)
     )
     if history.seen_share < LEAST_SEEN:
         raise HistoryError(
-            f"of {_when(history.begins)} to {_when(history.ends)} only {history.seen_share:.0%} was recorded; "
-            f"{LEAST_SEEN:.0%} or more are needed. Play a time that was, or look why the GPU exporter was not scraped"
+            f"of {_when(history.begins)} to {_when(history.ends)} only {_percent(history.seen_share, digits=0)} was recorded; "
+            f"{_percent(LEAST_SEEN, digits=0)} or more are needed. Play a time that was, or look why the GPU exporter was not scraped"
         )
     return history
 
@@ -240,36 +247,42 @@ def _gaps_document(gaps: Gaps) -> dict[str, int]:
 def sentences(history: History) -> Iterator[str]:
     """Yield what somebody must know who reads the results."""
     yield (
-        f"Recorded {_when(history.begins)} to {_when(history.ends)}, {history.seen_share:.1%} of it seen. Gaps of up to "
+        f"Recorded {_when(history.begins)} to {_when(history.ends)}, {_percent(history.seen_share)} of it seen. Gaps of up to "
         f"{HELD_MINUTES} min ({_told(history.held)}) are played as the minute before, longer ones ({_told(history.cut)}) are cut out."
     )
     if history.stopped_share:
         yield (
-            f"Set to 0 replicas for {history.stopped_share:.1%} of the time, which is played as no load: what was asked then was "
+            f"Set to 0 replicas for {_percent(history.stopped_share)} of the time, which is played as no load: what was asked then was "
             "not measured."
         )
     if not history.knows_readiness:
         yield "No kube_pod_status_ready was recorded: every pod with GPU samples counts as Ready, loading ones too."
     yield (
-        f"GPUs were full (mean of {PEGGED:.0%} or more) for {history.pegged_share:.1%} of the time: the load may have been higher "
+        f"GPUs were full (mean of {_percent(PEGGED, digits=0)} or more) for {_percent(history.pegged_share)} of the time: the load may have been higher "
         "there, and so may what is missed."
     )
     yield (
-        f"What really ran was busy for {history.busy_share:.1%} of its time. What it missed was not recorded; its burst replicas "
+        f"What really ran was busy for {_percent(history.busy_share)} of its time. What it missed was not recorded; its burst replicas "
         "are priced as spot, all others on demand."
     )
 
 
-def verdict(scores: Sequence[Score], *, policy: str) -> str | None:
-    """Return the sentence that compares *policy* with what really ran; None where one of the two was not played."""
+def verdict(history: History, scores: Sequence[Score], *, policy: str) -> str | None:
+    """Return what compares *policy* with what really ran, in a few words; None where one of the two was not played."""
     by_name = {found.policy: found for found in scores}
     own, real = by_name.get(policy), by_name.get(NAME)
     if own is None or real is None or own.missed_load_share is None or not real.cost_usd:
         return None
     change = own.cost_usd / real.cost_usd - 1
     return (
-        f"{policy} would have cost {own.cost_usd:,.0f} $ where {real.cost_usd:,.0f} $ really ran: {abs(change):.0%} "
-        f"{'less' if change < 0 else 'more'}. It would have missed {own.missed_load_share:.3%} of the load."
+        f"{policy.capitalize()} would have cost {own.cost_usd:,.0f} $ where {real.cost_usd:,.0f} $ really ran: "
+        f"{_percent(abs(change), digits=0)} {'less' if change < 0 else 'more'}. It would have missed "
+        f"{_percent(own.missed_load_share, digits=3)} of the load."
+        + (
+            " The GPUs were full too often for this to prove it."
+            if history.pegged_share > MOST_PEGGED
+            else ""
+        )
     )
 
 
@@ -282,6 +295,10 @@ def _told(gaps: Gaps) -> str:
         return "none"
     plural = "gap" if gaps.count == 1 else "gaps"
     return f"{gaps.count} {plural}, {gaps.minutes} min in all, the longest {gaps.longest} min"
+
+
+def _percent(share: float, *, digits: int = 1) -> str:
+    return f"{100 * share:.{digits}f} %"
 
 
 def _when(at: datetime) -> str:
