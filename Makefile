@@ -8,7 +8,7 @@ GENERATED := crds helm/spillway docs/reference
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-fast test-cluster cluster lint verify generate bench setup binaries constraints check-go clean
+.PHONY: help demo test test-fast test-cluster cluster history lint verify generate bench setup binaries constraints check-go clean
 
 help: ## Say what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ test-cluster: binaries ## Run the tests on the real control plane
 
 cluster: binaries ## Keep a control plane, Prometheus and stand-in exporter running until Ctrl-C
 	@$(BIN)/python -m tests.cluster
+
+history: binaries ## Keep a Prometheus with a made-up fortnight running until Ctrl-C
+	@$(BIN)/python -m tests.cluster.past
 
 lint: setup ## Check style, formatting, types and the direction of imports
 	$(BIN)/ruff check .

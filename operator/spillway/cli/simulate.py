@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from decimal import Decimal
-from math import isfinite
+from functools import partial
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -17,6 +18,7 @@ import yaml
 
 from spillway.api.convert import Converted, Invalid, lint, to_policy, to_workload
 from spillway.api.policies import Policy
+from spillway.cli import history
 from spillway.core.model import Mode, Workload
 from spillway.sim import report, spillway, synthetic
 from spillway.sim.bound import BoundUnavailable, bound
@@ -36,7 +38,10 @@ from spillway.sim.world import SCORED_FROM, Scenario, Terms
 
 DAY: Final = 86400.0
 LEAST_SECONDS: Final = SCORED_FROM + 60.0
+DEFAULT_DAYS: Final = 7.0
+DEFAULT_MEAN: Final = 10.0
 SPOT_DAYS: Final = 30.0  # of the synthetic market, so that offsets have something to slide over
+_DEFAULT: Final = click.core.ParameterSource.DEFAULT
 KINDS: Final = ("GpuWorkload", "GpuPolicy")
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -60,15 +65,15 @@ _FROM_ZERO: Final = _Finite(min=0)
 class Choices:
     """The flags, as they were given."""
 
-    demand: str
+    demand: str | None
     demand_column: str | None
     spot: str | None
     zones: str | None
     zone_capacity: int
-    days: float
+    days: float | None
     demand_offset_days: float
     spot_offset_days: float
-    mean_replicas: float
+    mean_replicas: float | None
     cold_start: float
     cold_start_spread: float
     on_demand_price: float
@@ -86,7 +91,7 @@ def _trace_options(command: F) -> F:
     """Add the flags that say what is played."""
     for option in reversed(
         (
-            click.option("--demand", required=True, metavar="FILE", help="Demand as CSV, or synthetic."),
+            click.option("--demand", metavar="FILE", help="Demand as CSV, or synthetic."),
             click.option("--demand-column", metavar="NAME", help="Its column; else the one that is known."),
             click.option("--spot", metavar="FILE", help="Spot availability as CSV, or synthetic; else none."),
             click.option("--zones", metavar="GLOB", help="Only the spot zones of these names."),
@@ -96,13 +101,21 @@ def _trace_options(command: F) -> F:
                 default=4,
                 help="Instances of a zone whose series is 0 and 1; counts stay as they are.",
             ),
-            click.option("--days", type=_POSITIVE, default=7, help="Days to play, if the demand has them."),
+            click.option(
+                "--days",
+                type=_POSITIVE,
+                show_default="7; with --prometheus all",
+                help="Days to play, if the demand has them.",
+            ),
             click.option("--demand-offset-days", type=_FROM_ZERO, default=0, help="Begin so late in it."),
             click.option(
                 "--spot-offset-days", type=_FROM_ZERO, default=0, help="Slide spot against demand; it wraps."
             ),
             click.option(
-                "--mean-replicas", type=_POSITIVE, default=10, help="Scale the demand to this mean."
+                "--mean-replicas",
+                type=_POSITIVE,
+                show_default="10; with --prometheus as recorded",
+                help="Scale the demand to this mean.",
             ),
         )
     ):
@@ -135,6 +148,7 @@ def _term_options(command: F) -> F:
 
 @click.command(context_settings={"show_default": True})
 @_trace_options
+@history.options
 @_term_options
 @click.option(
     "--workload",
@@ -146,21 +160,30 @@ def _term_options(command: F) -> F:
 @click.option("--bound", is_flag=True, help="Compute the least cost that was possible; needs scipy.")
 @click.option("--format", type=click.Choice(["table", "json", "html"]), default="table")
 @click.option("--output", type=click.Path(path_type=Path), metavar="FILE", help="Write there instead.")
-def simulate(**given: Any) -> None:  # noqa: ANN401  click's values, typed by Choices
+@click.pass_context
+def simulate(context: click.Context, /, **given: Any) -> None:  # noqa: ANN401  click's values, typed by Choices
     """Play Spillway beside other autoscalers: same demand, same machines, same refusals and losses.
 
     One replica a machine, 10 s steps, no queue: load above what serves is missed. Costs count from the third hour on. Rank by
     cost only what misses equally little.
     """
+    asked = history.taken(given, lambda name: context.get_parameter_source(name) is not _DEFAULT)
     choices = Choices(**given)
+    _check(choices)
     try:
-        scenario = _scenario(choices)
         workload = _workload(choices.workload) if choices.workload else None
+        own = _read(asked) if asked else None
+        scenario = _scenario(choices, own)
         names = chosen(scenario, [name.strip() for name in choices.policies.split(",")])
         results = _results(choices, scenario, workload, names)
-        _write(choices, _shown(choices, scenario, results))
+        _write(choices, _shown(choices, scenario, results, _beside(choices, scenario, own)))
     except (TraceError, UnknownPolicy, BoundUnavailable, OSError) as exc:
         raise click.ClickException(str(exc)) from exc
+
+
+def _read(asked: history.Asked) -> history.Recorded:
+    with _progress() as progress:
+        return history.read(asked, partial(progress, "reading Prometheus"))
 
 
 def _results(
@@ -182,8 +205,7 @@ def _results(
     return Results(scores=scores, bound=least)
 
 
-def _scenario(choices: Choices) -> Scenario:
-    _check(choices)
+def _scenario(choices: Choices, own: history.Recorded | None) -> Scenario:
     terms = Terms(
         cold_start=timedelta(seconds=choices.cold_start),
         notice=timedelta(seconds=choices.notice),
@@ -192,7 +214,7 @@ def _scenario(choices: Choices) -> Scenario:
         spread=choices.cold_start_spread,
         seed=choices.seed,
     )
-    return Scenario(demand=_demand(choices), spot=_spot(choices), terms=terms)
+    return Scenario(demand=_demand(choices, own), spot=_spot(choices), terms=terms)
 
 
 def _check(choices: Choices) -> None:
@@ -202,22 +224,33 @@ def _check(choices: Choices) -> None:
         raise click.UsageError("--zones and --spot-offset-days need --spot")
 
 
-def _demand(choices: Choices) -> Demand:
-    if choices.demand == synthetic.NAME:
-        whole = synthetic.demand(seed=choices.seed, days=choices.demand_offset_days + choices.days)
+def _demand(choices: Choices, own: history.Recorded | None) -> Demand:
+    if own is not None:
+        part, mean = _played(choices, own.history.demand, str(own), days=inf), choices.mean_replicas
+        return part if mean is None else part.scaled_to(mean)
+    name = str(choices.demand)
+    if name == synthetic.NAME:
+        days = choices.demand_offset_days + (choices.days or DEFAULT_DAYS)
+        whole = synthetic.demand(seed=choices.seed, days=days)
     else:
-        whole = read_demand(Path(choices.demand), choices.demand_column)
+        whole = read_demand(Path(name), choices.demand_column)
+    part = _played(choices, whole, name, days=DEFAULT_DAYS)
+    return part.scaled_to(choices.mean_replicas or DEFAULT_MEAN)
+
+
+def _played(choices: Choices, whole: Demand, name: str, *, days: float) -> Demand:
+    """Return the part of *whole* that the flags choose, so many days where they name none."""
     start = choices.demand_offset_days * DAY
-    seconds = min(choices.days * DAY, whole.seconds - start)
+    seconds = min((choices.days or days) * DAY, whole.seconds - start)
     if seconds < LEAST_SECONDS:
         raise TraceError(
-            f"{choices.demand}: {max(0.0, seconds):g} s of demand are left to play; scores begin at "
+            f"{name}: {max(0.0, seconds):g} s of demand are left to play; scores begin at "
             f"{SCORED_FROM:g} s, so it takes {LEAST_SECONDS:g} s or more"
         )
     part = _lasting(whole.part(start=start, seconds=seconds), seconds)
     if not any(part.values):
-        raise TraceError(f"{choices.demand}: all of the demand that is played is 0; nothing can be compared")
-    return part.scaled_to(choices.mean_replicas)
+        raise TraceError(f"{name}: all of the demand that is played is 0; nothing can be compared")
+    return part
 
 
 def _lasting(part: Demand, seconds: float) -> Demand:
@@ -291,21 +324,37 @@ def _stored(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {**manifest, "metadata": metadata}
 
 
-def _shown(choices: Choices, scenario: Scenario, results: Results) -> str:
-    facts = _facts(choices, scenario)
+def _shown(choices: Choices, scenario: Scenario, results: Results, beside: history.Beside | None) -> str:
+    facts = _facts(choices, scenario, beside)
+    if beside is not None:
+        results = beside.joined(results)
+    told = [] if beside is None else beside.told(results)
     match choices.format:
         case "json":
-            return json.dumps(document(results), indent=2, allow_nan=False)
+            found = document(results) | ({} if beside is None else {"history": beside.document()})
+            return json.dumps(found, indent=2, allow_nan=False)
         case "html":
-            return report.render(results, title="Spillway in simulated time", facts=facts)
+            return report.render(results, title="Spillway in simulated time", facts=" ".join([facts, *told]))
         case _:
-            return f"{facts}\n\n{table(results)}"
+            return "\n\n".join([facts, table(results), *(["\n".join(told)] if told else [])])
 
 
-def _facts(choices: Choices, scenario: Scenario) -> str:
-    demand, spot = Path(choices.demand).name, Path(choices.spot).name if choices.spot else "none"
+def _beside(choices: Choices, scenario: Scenario, own: history.Recorded | None) -> history.Beside | None:
+    if own is None:
+        return None
+    days = scenario.demand.seconds / DAY
+    played = own.history.part(start_days=choices.demand_offset_days, days=days)
+    scale = 1.0 if choices.mean_replicas is None else choices.mean_replicas / played.mean_load
+    return history.Beside(name=str(own), history=played, scenario=scenario, scale=scale)
+
+
+def _facts(choices: Choices, scenario: Scenario, beside: history.Beside | None) -> str:
+    demand, mean = Path(str(choices.demand)).name, choices.mean_replicas or DEFAULT_MEAN
+    if beside is not None:
+        demand, mean = beside.name, beside.mean_replicas
+    spot = Path(choices.spot).name if choices.spot else "none"
     return (
-        f"{scenario.demand.seconds / DAY:.3g} days of {demand}, {choices.mean_replicas:g} replicas on average; "
+        f"{scenario.demand.seconds / DAY:.3g} days of {demand}, {mean:.4g} replicas on average; "
         f"spot: {spot}, {len(scenario.zones)} zones; cold start {choices.cold_start:g} s, seed {choices.seed}."
     )
 

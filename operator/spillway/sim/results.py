@@ -178,10 +178,10 @@ _COLUMNS: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
     "xPEAK": lambda row: f"{row['cost_share_of_static_peak']:.3f}",
     "xBOUND": lambda row: _times(row["ratio_to_bound"]),
     "xFREE": lambda row: _times(row["ratio_to_free_bound"]),
-    "MISS %": lambda row: f"{row['missed_load_share']:.3%}".removesuffix("%"),
-    "OVER %": lambda row: f"{row['overloaded_minutes_share']:.2%}".removesuffix("%"),
+    "MISS %": lambda row: _percent(row["missed_load_share"], digits=3),
+    "OVER %": lambda row: _percent(row["overloaded_minutes_share"], digits=2),
     "STARTS": lambda row: str(row["starts"]),
-    "LOST": lambda row: str(row["losses"]),
+    "LOST": lambda row: NONE if row["losses"] is None else str(row["losses"]),
     "FLAPS": lambda row: str(row["flaps"]),
     "OD H": lambda row: f"{row['on_demand_hours']:.0f}",
     "SPOT H": lambda row: f"{row['spot_hours']:.0f}",
@@ -207,6 +207,10 @@ def table(results: Results) -> str:
 
 def _times(ratio: float | None) -> str:
     return NONE if ratio is None else f"{ratio:.2f}"
+
+
+def _percent(share: float | None, *, digits: int) -> str:
+    return NONE if share is None else f"{share:.{digits}%}".removesuffix("%")
 
 
 def _below(bound: Bound | None) -> list[str]:

@@ -111,16 +111,17 @@ def whole(load: float) -> int:
 class Score:
     """What one policy came to in one scenario. Dollars and shares are from the third hour on.
 
-    `starts` counts machines that were granted, `flaps` how often the number that serves changed direction.
+    `starts` counts machines that were granted, `flaps` how often the number that serves changed direction. None is what nobody
+    knows: of a run that was recorded and not played.
     """
 
     policy: str
     cost_usd: float
     cost_share_of_static_peak: float
-    missed_load_share: float
-    overloaded_minutes_share: float
+    missed_load_share: float | None
+    overloaded_minutes_share: float | None
     starts: int
-    losses: int
+    losses: int | None
     flaps: int
     on_demand_hours: float
     spot_hours: float

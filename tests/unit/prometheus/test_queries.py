@@ -5,8 +5,9 @@ from datetime import timedelta
 
 import pytest
 
+from spillway.adapters.prometheus.pod_names import WorkloadPods
 from spillway.adapters.prometheus.profiles import DCGM
-from spillway.adapters.prometheus.queries import activity_history, gpu_activity, quote
+from spillway.adapters.prometheus.queries import activity_history, gpu_activity, quote, workload_history
 from spillway.adapters.prometheus.settings import PrometheusSettings
 
 SELECTOR = re.compile(r"\b(?:DCGM_\w+|up)\{([^}]*)\}")
@@ -33,6 +34,35 @@ def test_the_cluster_matcher_is_in_every_selector(matcher: str) -> None:
     assert len(selectors) > 20
     assert all(inside.startswith('cluster="prod-1"') for inside in selectors)
     assert ",," not in queries
+
+
+def test_the_cluster_matcher_is_in_every_selector_of_one_workloads_past() -> None:
+    query = past_of("chat", cluster_matcher='cluster="prod-1"')
+
+    named = re.findall(r"\b(?:DCGM|kube)_\w+", query)
+    assert {"DCGM_FI_DEV_GPU_UTIL", "kube_pod_status_ready", "kube_deployment_spec_replicas"} <= set(named)
+    assert len(re.findall(r'\b(?:DCGM|kube)_\w+\{cluster="prod-1"', query)) == len(named)
+    assert '"clusters"' not in query
+
+
+def test_one_workloads_past_selects_its_pods_by_either_pair_of_labels() -> None:
+    query = past_of("chat")
+
+    selectors = re.findall(r"DCGM_FI_DEV_GPU_UTIL\{([^}]*)", query)
+    assert all(
+        'exported_namespace="team", exported_pod=~"chat-' in inside
+        or 'namespace="team", pod=~"chat-' in inside
+        for inside in selectors
+    )
+
+
+def test_a_backslash_of_a_pattern_reaches_prometheus_as_one() -> None:
+    assert r'exported_pod=~"llm\\.chat-' in past_of("llm.chat")
+
+
+def past_of(deployment: str, **changes: object) -> str:
+    pods = WorkloadPods(namespace="team", deployment=deployment)
+    return workload_history(settings(**changes), pods, step=timedelta(minutes=1))
 
 
 def test_clusters_are_counted_only_where_no_matcher_separates_them() -> None:

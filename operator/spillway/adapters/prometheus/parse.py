@@ -1,14 +1,17 @@
 """From Prometheus' JSON to values of the core, with nothing taken on trust."""
 
 import math
+import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from spillway.adapters.prometheus.failures import PrometheusFailure
+from spillway.adapters.prometheus.pod_names import WorkloadPods
 from spillway.adapters.prometheus.profiles import DCGM, MetricProfile
-from spillway.adapters.prometheus.queries import NAMESPACE, PART, POD, Part
+from spillway.adapters.prometheus.queries import NAMESPACE, PART, POD, HistoryPart, Part
+from spillway.core.recorded import RecordedInstant
 from spillway.core.signal import Collected, DeviceSample, Liveness, SignalReason
 
 HIGHEST_FRACTION = (
@@ -45,14 +48,23 @@ def parse_history(result: Iterable[object]) -> dict[PodKey, list[tuple[datetime,
     for series in result:
         labels = _labels(series)
         pod = _pod(labels)
-        points = _field(series, "values")
-        if not isinstance(points, list):
-            raise _malformed(f"a series whose values are {_kind(points)}, not a list")
-        numbers = (_point(point) for point in points)
-        known = [(_instant(time), min(value, 1.0)) for time, value in numbers if _is_fraction(value)]
+        known = [(_instant(time), min(value, 1.0)) for time, value in _points(series) if _is_fraction(value)]
         if pod is not None:
             history[pod] = known
     return history
+
+
+def parse_workload_history(result: Iterable[object], pods: WorkloadPods) -> tuple[RecordedInstant, ...]:
+    """Return what was recorded of one workload, in rising time, `result` being the series of the range query's matrix.
+
+    Means that are not a number in 0..1.05 are left out: unknown. Instants of which nothing is known are left out. Raises
+    PrometheusFailure when a series is malformed, of an unknown part, or when several clusters are mixed.
+    """
+    past = _Past(burst=re.compile(pods.burst_pattern()))
+    for series in result:
+        labels = _labels(series)
+        past.add(labels, _points(series))
+    return past.instants()
 
 
 def parse_time(result: Iterable[object]) -> datetime:
@@ -145,6 +157,52 @@ class _Parts:
         return Liveness.RISING if value > 0 else Liveness.FLAT
 
 
+@dataclass(slots=True, kw_only=True)
+class _Past:
+    """One workload's past, gathered series by series and joined by time."""
+
+    burst: re.Pattern[str]
+    means: defaultdict[float, dict[PodKey, float]] = field(default_factory=lambda: defaultdict(dict))
+    ready: defaultdict[float, dict[PodKey, bool]] = field(default_factory=lambda: defaultdict(dict))
+    asked: dict[float, int] = field(default_factory=dict)
+
+    def add(self, labels: Mapping[str, str], points: Iterator[tuple[float, float]]) -> None:
+        """Take in one series."""
+        pod = _pod(labels)
+        match labels.get(PART, ""):
+            case HistoryPart.CLUSTERS:
+                _refuse_many_clusters(max((value for _, value in points), default=0))
+            case HistoryPart.ASKED:
+                self.asked.update((time, int(value)) for time, value in points if math.isfinite(value))
+            case HistoryPart.MEAN if pod is not None:
+                for time, value in points:
+                    if _is_fraction(value):
+                        self.means[time][pod] = min(value, 1.0)
+            case HistoryPart.READY if pod is not None:
+                for time, value in points:
+                    self.ready[time][pod] = value == 1
+            case part:
+                raise _malformed(f"a series of the unknown part {part!r}, or one that names no pod")
+
+    def instants(self) -> tuple[RecordedInstant, ...]:
+        """Join the parts by time."""
+        times = sorted({*self.means, *self.ready, *self.asked})
+        return tuple(self._instant(time) for time in times)
+
+    def _instant(self, time: float) -> RecordedInstant:
+        means, ready = self.means.get(time, {}), self.ready.get(time)
+        serving = [mean for pod, mean in means.items() if ready is None or ready.get(pod)]
+        return RecordedInstant(
+            at=_instant(time),
+            sampled=len(means),
+            sampled_burst=sum(1 for _, pod in means if self.burst.fullmatch(pod)),
+            ready=None if ready is None else sum(ready.values()),
+            serving=len(serving),
+            busy=sum(serving),
+            asked=self.asked.get(time),
+        )
+
+
 def _refuse_many_clusters(count: float) -> None:
     if count > 1:
         raise PrometheusFailure(
@@ -157,6 +215,14 @@ def _refuse_many_clusters(count: float) -> None:
 def _sample(element: object, *, key: str) -> tuple[Mapping[str, str], float, float]:
     time, value = _point(_field(element, key))
     return _labels(element), time, value
+
+
+def _points(series: object) -> Iterator[tuple[float, float]]:
+    """The samples of one series of a matrix."""
+    points = _field(series, "values")
+    if not isinstance(points, list):
+        raise _malformed(f"a series whose values are {_kind(points)}, not a list")
+    return (_point(point) for point in points)
 
 
 def _labels(element: object) -> Mapping[str, str]:

@@ -1,7 +1,7 @@
-"""The PromQL that reads GPU activity: one instant query for a whole cluster, and the range query that replays it.
+"""The PromQL that reads GPU activity: one instant query for a whole cluster, and the range queries that replay it.
 
-Pure text: nothing here talks to a server. No text of a tenant ever enters these queries; the only setting that does is the
-cluster matcher, checked in `settings`.
+Pure text: nothing here talks to a server. No text of a tenant ever enters these queries; what does is the cluster matcher, checked
+in `settings`, and the names that a person gave to read one workload's past, quoted.
 
 Two traps shape every expression. Functions over a subquery drop the metric's name, and two series that then look alike fail
 the *whole* query, so every branch of an `or` inside a subquery drops its name by arithmetic first. And `timestamp()` is only
@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from datetime import timedelta
 from enum import StrEnum
 
+from spillway.adapters.prometheus.pod_names import WorkloadPods
 from spillway.adapters.prometheus.profiles import DCGM, ActivityMetric, MetricProfile
 from spillway.adapters.prometheus.settings import PrometheusSettings
 
@@ -42,6 +43,15 @@ class Part(StrEnum):
     UNATTRIBUTED = "unattributed"
     CLUSTERS = "clusters"
     EVALUATED = "evaluated"
+
+
+class HistoryPart(StrEnum):
+    """The pieces of one workload's past: per pod its mean and whether it was Ready, and what its Deployments were set to."""
+
+    MEAN = "mean"
+    READY = "ready"
+    ASKED = "asked"
+    CLUSTERS = "clusters"
 
 
 def quote(value: str) -> str:
@@ -98,6 +108,30 @@ def activity_history(settings: PrometheusSettings, *, step: timedelta, profile: 
         f"avg by ({NAMESPACE}, {POD}) (\n{build.mean(step=inner_step)}\n"
         f"and on ({NAMESPACE}, {POD}, {device}) ({fresh})\n"
         f"unless on ({device}) ({build.alive()} == 0)\n)"
+    )
+
+
+def workload_history(
+    settings: PrometheusSettings, pods: WorkloadPods, *, step: timedelta, profile: MetricProfile = DCGM
+) -> str:
+    """Return the range query for one workload's past, its burst twin included.
+
+    `mean` per pod: fraction busy over its devices and the window; a frozen device has no part in it. `ready` per pod: 1 or 0, as
+    kube-state-metrics said. `asked`: what its Deployments were set to. `clusters`: how many values the label `cluster` has among
+    its pods, only where no cluster matcher is set. A part that nothing recorded has no series.
+
+    Only series of these pods are selected, by name, so that a year of a large cluster stays cheap to read.
+    """
+    build = _Expressions(settings=settings, profile=profile)
+    parts = {
+        HistoryPart.MEAN: build.mean_of_pods(pods, step=max(settings.step, min(step, settings.window) / 4)),
+        HistoryPart.READY: build.ready(pods),
+        HistoryPart.ASKED: build.asked(pods),
+    }
+    if not settings.cluster_matcher.strip():
+        parts[HistoryPart.CLUSTERS] = build.clusters(build.named(pods))
+    return "\nor\n".join(
+        f'label_replace({expression}, "{PART}", "{part}", "", "")' for part, expression in parts.items()
     )
 
 
@@ -179,10 +213,56 @@ class _Expressions:
         device = f"{self._profile.device}, {self._profile.device_slice}"
         return f"count(count by ({device}) ({_first_of(anonymous + nameless)}))"
 
-    def clusters(self) -> str:
+    def clusters(self, among: Iterable[tuple[str, ...]] = ((),)) -> str:
         """Equal pod names of two clusters would merge, so more than one value must be refused."""
-        selectors = (self._activity(metric, 'cluster!=""') for metric in self._profile.activity)
+        selectors = (
+            self._activity(metric, 'cluster!=""', *matchers)
+            for matchers in among
+            for metric in self._profile.activity
+        )
         return f"count(count by (cluster) ({_first_of(selectors)}))"
+
+    def named(self, pods: WorkloadPods) -> list[tuple[str, ...]]:
+        """Matchers on the pod's name, one set for each way of scraping; where several labels hold a pod, the last one counts."""
+        return self._matchers(pods.namespace, POD, pods.pattern())
+
+    def mean_of_pods(self, pods: WorkloadPods, *, step: timedelta) -> str:
+        """Per pod, over its devices that were alive."""
+        fractions = (
+            self._fraction(metric, *matchers)
+            for metric in self._profile.activity
+            for matchers in self.named(pods)
+        )
+        window = f"{_duration(self._settings.window)}:{_duration(step)}"
+        means = f"{self._by_pod} ({self._with_pod(f'avg_over_time({_first_of(fractions)}[{window}])')})"
+        device = f"{self._profile.device}, {self._profile.device_slice}"
+        return f"avg by ({NAMESPACE}, {POD}) ({means} unless on ({device}) ({self.alive()} == 0))"
+
+    def ready(self, pods: WorkloadPods) -> str:
+        """Per pod, the kinder of two answers where kube-state-metrics runs twice."""
+        selectors = (
+            self._select("kube_pod_status_ready", 'condition="true"', *matchers)
+            for matchers in self.named(pods)
+        )
+        return f"max by ({NAMESPACE}, {POD}) ({self._with_pod(_first_of(selectors))})"
+
+    def asked(self, pods: WorkloadPods) -> str:
+        """Both Deployments together; the twin's has no series while there is none."""
+        found = self._matchers(pods.namespace, "deployment", pods.deployment_pattern())
+        selectors = (self._select("kube_deployment_spec_replicas", *matchers) for matchers in found)
+        return f"sum(max by (deployment) ({_first_of(selectors)}))"
+
+    def _matchers(self, namespace: str, name: str, pattern: str) -> list[tuple[str, ...]]:
+        """Matchers for each way of scraping on the namespace and on *name*, which is POD or a label of the exporter's own."""
+        ways = self._profile.pod_labels
+        return [
+            (
+                f"{way.namespace}={quote(namespace)}",
+                f"{way.pod if name == POD else name}=~{quote(pattern)}",
+                *(f'{later.namespace}=""' for later in ways[index + 1 :]),
+            )
+            for index, way in enumerate(ways)
+        ]
 
     def _select(self, name: str, *matchers: str) -> str:
         inside = ", ".join(
@@ -196,9 +276,9 @@ class _Expressions:
             matchers = (f'{self._profile.device_slice}=""', *matchers)
         return self._select(metric.name, *matchers)
 
-    def _fraction(self, metric: ActivityMetric) -> str:
+    def _fraction(self, metric: ActivityMetric, *matchers: str) -> str:
         """Believable samples as a fraction in 0..1, without the metric's name."""
-        believable = _believable(metric, self._activity(metric))
+        believable = _believable(metric, self._activity(metric, *matchers))
         return f"clamp_max(({believable}) / {metric.divisor}, 1)"
 
     def _energy(self, offset: str) -> str:
