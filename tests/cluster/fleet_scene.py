@@ -102,6 +102,7 @@ class FleetScene:
         capacity = {
             "baselineReplicas": baseline,
             "burst": "WhenAvailable",
+            "missedLoadPercent": "100",  # none to spare, so that counts are exact; tests of spares say otherwise
             "fallback": dict(SHORT_FALLBACK),
             **spec.pop("capacity", {}),
         }
