@@ -8,7 +8,7 @@ GENERATED := crds helm/spillway docs/reference
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-fast test-cluster cluster history lint verify generate bench setup binaries constraints check-go clean
+.PHONY: help demo test test-fast test-cluster cluster history report lint verify generate bench setup binaries constraints check-go clean
 
 help: ## Say what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,11 @@ generate: setup ## Write the generated files anew
 	$(BIN)/python -m spillway.app.reference docs/reference
 	$(BIN)/python -m spillway.cli.reference docs/reference/cli.md
 	$(BIN)/python helm/generate.py
+
+report: setup ## Play the synthetic traces again: docs/reports/synthetic.html and docs/images/day.svg
+	@mkdir -p docs/reports
+	$(BIN)/spillway simulate --demand synthetic --spot synthetic --days 2 --bound --format html --output docs/reports/synthetic.html
+	$(BIN)/python docs/images/make.py
 
 bench: binaries ## Measure speed, memory and requests; the figures of the release notes
 	@for script in tests/bench/bench_*.py; do \

@@ -31,6 +31,7 @@ from spillway.core.model import (
     StoredSplit,
 )
 from spillway.core.plan import Decision, FallbackReason, Plan, PoolDecision
+from spillway.core.signal import Collected, Collection
 from spillway.sim.cluster import BURST, GPU, NAMESPACE, SOURCE, SPOT_TAINT, SimCluster
 
 from .builders import NOW, make_capacity, make_workload, seconds
@@ -68,6 +69,7 @@ class _Cluster(SimCluster):
     failing: tuple[type[Act], ...] = ()
     stored_splits: Mapping[str, StoredSplit] = field(default_factory=dict)
     stored_pools: Mapping[str, StoredPool] = field(default_factory=dict)
+    tell: Callable[[Collected], Collection] | None = None
     _ghosts: dict[str, Node] = field(default_factory=dict)
     _forgotten: set[str] = field(default_factory=set)
 
@@ -102,8 +104,12 @@ class _Cluster(SimCluster):
         return self._ghosts[node].conditions[0].since or self.now
 
     def _snapshot(self) -> Snapshot:
+        found = SimCluster._snapshot(self)
+        activity = found.activity
+        if self.tell is not None and isinstance(activity, Collected):
+            activity = self.tell(activity)
         return replace(
-            SimCluster._snapshot(self), stored_splits=self.stored_splits, stored_pools=self.stored_pools
+            found, activity=activity, stored_splits=self.stored_splits, stored_pools=self.stored_pools
         )
 
     def _carry_out(self, act: Act) -> Operation:
@@ -192,6 +198,10 @@ class Fleetline:
     def fail(self, *acts: type[Act]) -> None:
         """Let every act of these kinds fail from now on; none lets all of them succeed again."""
         self._cluster.failing = acts
+
+    def measure(self, tell: Callable[[Collected], Collection] | None = None) -> None:
+        """Let the operator see from now on what *tell* makes of each answer about the GPUs; None lets it see the truth again."""
+        self._cluster.tell = tell
 
     def cordon(self, node: str) -> None:
         """Cordon a node as a person does."""

@@ -1,13 +1,14 @@
 """A small cluster in simulated time: what `core.engine.decide` is shown, and what its acts come to.
 
-One Deployment and its twin, one replica a node, the market in process. Pods go onto free nodes that accept them, load for a while
-and serve; a node that is taken back is told so first. GPU utilization saturates at 1. Unchanged objects are shared between steps.
+One Deployment and its twin, replicas of one GPU each, the market in process. Pods go onto nodes with room that accept them, load
+for a while and serve; a node that is taken back is told so first. GPU utilization saturates at 1. Unchanged objects are shared
+between steps.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from spillway.adapters.cloud.base import CloudError
@@ -26,6 +27,7 @@ from spillway.core.model import (
     Deployment,
     DrainNode,
     EvictDoomed,
+    FleetTimers,
     GrowPool,
     Node,
     NodePool,
@@ -43,7 +45,14 @@ from spillway.core.model import (
 )
 from spillway.core.plan import Plan
 from spillway.core.scheduling import Constraints, Taint, Toleration
-from spillway.core.signal import Collected, DeviceSample, Liveness
+from spillway.core.signal import (
+    Collected,
+    Collection,
+    DeviceSample,
+    Liveness,
+    NotCollected,
+    SignalReason,
+)
 
 GPU: Final = "nvidia.com/gpu"
 SPOT_TAINT: Final = Taint("spot", "true")
@@ -53,7 +62,10 @@ ON_SPOT: Final = Constraints(tolerations=(Toleration(key="spot", value="true"),)
 NAMESPACE: Final = "sim"
 SOURCE: Final = "source"
 BURST: Final = "burst"
-SAMPLES: Final = 6  # of ten seconds each, in the minute that utilization is a mean of
+WINDOW: Final = timedelta(seconds=60)  # the operator's setting signalWindowSeconds
+_NOT_YET: Final = NotCollected(
+    since=datetime.min.replace(tzinfo=UTC), reason=SignalReason.NOT_COLLECTED, message="Not collected yet"
+)
 
 
 @dataclass(slots=True)
@@ -67,7 +79,11 @@ class _Replica:
 
 @dataclass(slots=True)
 class SimCluster:
-    """One workload on pools of *market*. `step` plays ten seconds or so; `ready` is what serves."""
+    """One workload on pools of *market*. `step` plays ten seconds or so; `ready` is what serves.
+
+    Utilization is read every `scrape`, or in every step where steps are longer; its mean over `window` is collected with each
+    evaluation, and passes between two of them see the older one. `timers` are the operator's about nodes.
+    """
 
     workload: Workload
     pools: tuple[NodePool, ...]
@@ -76,6 +92,9 @@ class SimCluster:
     evaluation: timedelta
     hold: timedelta
     now: datetime
+    window: timedelta = WINDOW
+    scrape: timedelta = timedelta(0)
+    timers: FleetTimers = field(default_factory=FleetTimers)
     memory: Memory = field(default_factory=Memory)
     plan: Plan | None = None
     _pending: Mapping[Key, Pending] = field(default_factory=dict)
@@ -85,8 +104,9 @@ class SimCluster:
     _twin: TwinFacts | None = None
     _marks: dict[str, CordonMark] = field(default_factory=dict)
     _nodes: dict[str, Node] = field(default_factory=dict)
-    _readings: deque[float] = field(default_factory=lambda: deque(maxlen=SAMPLES))
+    _readings: deque[tuple[datetime, float]] = field(default_factory=deque)
     _collection: int = 0
+    _activity: Collection = _NOT_YET
     _serial: int = 0
     _due: datetime | None = None
 
@@ -129,10 +149,18 @@ class SimCluster:
         changed |= self._keep_counts()
         changed |= self._schedule()
         changed |= self._serve()
-        ready = self.ready
-        self._readings.append(min(1.0, load / ready) if ready else 1.0)
-        if self._due is None or now >= self._due or changed:
+        self._read(load)
+        # What was carried out in the last pass shows now, as an event of the watch does.
+        if self._due is None or now >= self._due or changed or self._operations:
             self._decide()
+
+    def _read(self, load: float) -> None:
+        if self._readings and self.now - self._readings[-1][0] < self.scrape:
+            return
+        ready = self.ready
+        self._readings.append((self.now, min(1.0, load / ready) if ready else 1.0))
+        while self._readings[0][0] <= self.now - self.window:
+            self._readings.popleft()
 
     # What the cluster does by itself
 
@@ -166,8 +194,8 @@ class SimCluster:
             ready=True,
             unschedulable=mark is not None,
             labels=pool.selector,
-            devices={GPU: 1},
-            allocatable={GPU: 1, "pods": 110},
+            devices={GPU: pool.gpus_per_node},
+            allocatable={GPU: pool.gpus_per_node, "pods": 110},
             taints=taints,
             mark=mark,
             created_at=machine.since,
@@ -210,19 +238,23 @@ class SimCluster:
         )
 
     def _schedule(self) -> bool:
-        taken = {found.pod.node for found in self._replicas.values()}
-        free = [
-            node for name, node in sorted(self._nodes.items()) if name not in taken and not node.unschedulable
-        ]
+        waiting = [found for found in self._replicas.values() if found.pod.node is None]
+        if not waiting:
+            return False
+        taken = Counter(found.pod.node for found in self._replicas.values())
+        room = {
+            name: node.allocatable[GPU] - taken[name]
+            for name, node in sorted(self._nodes.items())
+            if not node.unschedulable
+        }
         changed = False
-        for found in self._replicas.values():
-            if found.pod.node is not None:
+        for found in waiting:
+            fitting = [name for name, left in room.items() if left > 0 and _takes(self._nodes[name], found)]
+            if not fitting:
                 continue
-            node = next((item for item in free if _takes(item, found)), None)
-            if node is None:
-                continue
-            free.remove(node)
-            found.pod = replace(found.pod, node=node.name, phase=PodPhase.LOADING, since=self.now)
+            node = max(fitting, key=room.__getitem__)  # the emptiest, as the scheduler's own scores have it
+            room[node] -= 1
+            found.pod = replace(found.pod, node=node, phase=PodPhase.LOADING, since=self.now)
             found.serves_at = self.now + self.load_time
             changed = True
         return changed
@@ -241,7 +273,7 @@ class SimCluster:
     def _decide(self) -> None:
         if self._due is None or self.now >= self._due:
             self._due = self.now + self.evaluation
-            self._collection += 1
+            self._collect()
         snapshot = self._snapshot()
         plan = engine.decide(snapshot, self.memory, self.now)
         confirmed = confirm(
@@ -250,26 +282,31 @@ class SimCluster:
         self.plan, self.memory, self._pending = plan, plan.memory, confirmed.pending
         self._operations = tuple(self._carry_out(act) for act in confirmed.acts)
 
+    def _collect(self) -> None:
+        """Collect anew, as the operator does with each evaluation."""
+        mean = sum(value for _, value in self._readings) / len(self._readings)
+        sampled_at, _ = self._readings[-1]
+        sample = (DeviceSample(device="gpu", mean=mean, sampled_at=sampled_at, liveness=Liveness.RISING),)
+        ready = [found.pod.key for found in self._replicas.values() if found.pod.phase is PodPhase.READY]
+        self._activity = Collected(at=self.now, pods={(key.namespace, key.name): sample for key in ready})
+        self._collection += 1
+
     def _snapshot(self) -> Snapshot:
         states = {pool.name: self.market.describe(pool.name, now=self.now) for pool in self.pools}
         pods = tuple(found.pod for found in self._replicas.values())
-        mean = sum(self._readings) / len(self._readings)
-        sample = (DeviceSample(device="gpu", mean=mean, sampled_at=self.now, liveness=Liveness.RISING),)
         return Snapshot(
             workloads=(self.workload,),
             deployments=self._deployments(),
             replica_sets=_REPLICA_SETS,
             pods=pods,
-            activity=Collected(
-                at=self.now,
-                pods={(NAMESPACE, pod.key.name): sample for pod in pods if pod.phase is PodPhase.READY},
-            ),
+            activity=self._activity,
             collection=self._collection,
             operations=self._operations,
             nodes=tuple(self._nodes.values()),
             pools=self.pools,
             pool_states=states,
             evaluation=self.evaluation,
+            timers=self.timers,
         )
 
     def _deployments(self) -> Mapping[ObjectKey, Deployment]:

@@ -18,6 +18,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.cluster.binaries import Binaries
+from tests.cluster.client import Client
 from tests.cluster.controlplane import ControlPlane
 from tests.cluster.demo.story import Trick
 from tests.cluster.exporter import Exporter, Fault
@@ -35,6 +36,7 @@ DEPLOYMENT = EXAMPLES / "demo" / "gpu-deployment.yaml"
 WORKLOAD = EXAMPLES / "demo" / "gpuworkload.yaml"
 
 NAMESPACE, NAME = "serving", "llm-chat"
+WORKLOAD_PATH = f"/apis/spillway.dev/v1alpha1/namespaces/{NAMESPACE}/gpuworkloads/{NAME}"
 OPERATOR_NAMESPACE = "spillway-system"
 FIRST_POOL, TRICKED_POOL = "h100-on-demand", "h100-spot-b"
 TOLD_KINDS = ("GpuWorkload", "GpuNodePool")
@@ -122,6 +124,10 @@ class Stage:
         self._exporter.set_demand(NAMESPACE, NAME, demand)
         self._exporter.set_fault(Fault.VANISH if blind else None, NAMESPACE)
 
+    def configure(self, spec: Document) -> None:
+        """Merge *spec* into the GpuWorkload's."""
+        self._cluster.client.patch(WORKLOAD_PATH, {"spec": dict(spec)})
+
     def decision(self) -> Document:
         """Return the operator's last decision, as `spillway explain` reads it. Raises StageFailed."""
         found: Document = self._ask(f"/decisions/{NAMESPACE}/{NAME}").json()
@@ -171,8 +177,7 @@ class Stage:
 
     def last_change(self) -> Change | None:
         """Return the newest change in the GpuWorkload's `status.decisions`; None before the first."""
-        path = f"/apis/spillway.dev/v1alpha1/namespaces/{NAMESPACE}/gpuworkloads/{NAME}"
-        records = self._cluster.client.get(path).get("status", {}).get("decisions", [])
+        records = self._cluster.client.get(WORKLOAD_PATH).get("status", {}).get("decisions", [])
         moves = [
             Change(
                 at=record["time"],
@@ -185,6 +190,10 @@ class Stage:
             if record["from"] != record["to"]
         ]
         return max(moves, key=lambda change: change.at, default=None)
+
+    def observer(self) -> Client:
+        """Return a client of its own, for a thread that only looks."""
+        return self._cluster.observer_client()
 
     def log_tail(self) -> str:
         """Return the end of the operator's log."""
@@ -211,8 +220,11 @@ class Stage:
 
 
 @contextmanager
-def set_stage(programs: Binaries, tell: Tell) -> Iterator[Stage]:
-    """Start everything, telling each step; end all of it on the way out, whatever happened."""
+def set_stage(programs: Binaries, tell: Tell, *, noise: float = 0.01) -> Iterator[Stage]:
+    """Start everything, telling each step; end all of it on the way out, whatever happened.
+
+    *noise* is the deviation of each GPU's reading, as a share.
+    """
     _forget_own_settings()
     with ExitStack() as stack:
         folder = Path(
@@ -223,7 +235,7 @@ def set_stage(programs: Binaries, tell: Tell) -> Iterator[Stage]:
         tell("Starting etcd, kube-apiserver, kube-controller-manager, kube-scheduler and kwok")
         cluster = stack.enter_context(ControlPlane(programs, folder / "control-plane"))
         tell(f"  ready: export KUBECONFIG={cluster.kubeconfig}")
-        exporter = stack.enter_context(Exporter(cluster.observer_client, noise=0.01))
+        exporter = stack.enter_context(Exporter(cluster.observer_client, noise=noise))
         prometheus = stack.enter_context(Prometheus(programs, folder / "prometheus", (exporter.target(),)))
         tell(f"Prometheus {prometheus.url} scrapes a stand-in dcgm-exporter, {exporter.url}/metrics")
         market = stack.enter_context(running_market(cluster, yaml.safe_load(MARKET.read_text())["pools"]))
