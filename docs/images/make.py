@@ -201,7 +201,8 @@ def _story(panel: Panel, loss: Point) -> str:
     """Say beneath the panel what happened when."""
     before = [point for point in panel.points if point.seconds < loss.seconds][-1]
     after = [point for point in panel.points if point.seconds >= loss.seconds]
-    peak = max(after, key=lambda point: (point.on_demand, -point.seconds))
+    soon = [point for point in after if point.seconds < loss.seconds + BRIDGED_WITHIN]
+    peak = max(soon, key=lambda point: point.on_demand)
     covered = next((point for point in after if point.ready >= before.ready), after[-1])
     told = (
         f"{before.spot - loss.spot} of {before.spot} on spot are taken back. On demand rises from {before.on_demand} to "
