@@ -192,7 +192,7 @@ def test_a_node_stays_while(over: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "node",
     [
-        pytest.param(machine(created_at=NOW - seconds(599)), id="it is young"),
+        pytest.param(machine(created_at=NOW - seconds(119)), id="it is young"),
         pytest.param(machine(created_at=None), id="its age is unknown"),
         pytest.param(machine(gpus=0), id="it boots"),
         pytest.param(
