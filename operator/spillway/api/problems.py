@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Final
 
 from pydantic import ValidationError
@@ -94,4 +95,7 @@ def _legal(detail: ErrorDetails, model: type[ApiModel], root: str) -> str:
 
 def _known_fields(detail: ErrorDetails, model: type[ApiModel], root: str) -> str:
     parent = schema.at_path(schema.structural(model, root), detail["loc"][:-1]) or {}
-    return f"remove it or use one of {', '.join(parent.get('properties', {}))}"
+    known = list(parent.get("properties", {}))
+    close = get_close_matches(str(detail["loc"][-1]), known, n=1)
+    meant = f"did you mean {close[0]}? Else " if close else ""
+    return f"{meant}remove it or use one of {', '.join(known)}"

@@ -5,6 +5,7 @@ import click
 from spillway import __version__
 from spillway.cli.crds import crds
 from spillway.cli.explain import explain
+from spillway.cli.lint import lint
 from spillway.cli.market import market
 from spillway.cli.run import run
 from spillway.cli.simulate import simulate
@@ -21,5 +22,6 @@ main.add_command(run)
 main.add_command(explain)
 main.add_command(top)
 main.add_command(crds)
+main.add_command(lint)
 main.add_command(market)
 main.add_command(simulate)
