@@ -32,7 +32,7 @@ SPEC_DEFAULTS: Final[Mapping[str, int | str | None]] = MappingProxyType(
         "capacity.fallback.refusedConfirmSeconds": 30,
         "capacity.fallback.provisionTimeoutSeconds": 180,
         "capacity.fallback.bootDeadlineSeconds": 600,
-        "capacity.fallback.returnProbeSeconds": 600,
+        "capacity.fallback.returnProbeSeconds": 180,
         "capacity.fallback.returnStableSeconds": 30,
         "capacity.fallback.minResidencySeconds": 60,
     }

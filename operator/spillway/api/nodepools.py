@@ -207,7 +207,7 @@ class Breaker(ApiModel):
     )
     within_seconds: Whole = _seconds(1800, "Seconds in which interruptions are counted.")
     open_seconds: Whole = _seconds(
-        3600, "Seconds for which the pool then stays closed. After them one node is tried."
+        600, "Seconds for which the pool then stays closed. After them one node is tried."
     )
 
 

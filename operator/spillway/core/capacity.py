@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Final
 
 from spillway.core.fleet import Fleet, Standing, is_empty
+from spillway.core.growth import FIRST_COLD_START
 from spillway.core.memory import PoolMemory
 from spillway.core.model import (
     Burst,
@@ -533,7 +534,13 @@ def _unheard(snapshot: Snapshot, outlooks: Mapping[str, PoolOutlook]) -> bool:
 
 
 def _offer(found: PoolOutlook, room: int) -> Offer:
-    return Offer(pool=found.pool, shape=found.shape, room=room, size=found.size)
+    return Offer(
+        pool=found.pool,
+        shape=found.shape,
+        room=room,
+        size=found.size,
+        chance=found.loss_chance(FIRST_COLD_START),
+    )
 
 
 def _imaginary_room(found: PoolOutlook, missing: int) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from spillway.core.memory import WorkloadMemory
 from spillway.core.model import Workload
-from spillway.core.observe import EPSILON, N_MINUS_ONE_SHARE, replicas_for
+from spillway.core.observe import EPSILON, replicas_for, safe_share
 from spillway.core.plan import Cause, Limit, LimitReason
 from spillway.core.replicas import Replicas
 from spillway.core.signal import Assessment, SignalState
@@ -73,13 +73,16 @@ def _propose_seeing(
         return _propose_up(up, high=high, excess=excess, memory=memory, replicas=replicas)
     if down is None:
         return _within(assessment, current=current, high=high, low=low)
-    floor = replicas_for(down * replicas.ready / (N_MINUS_ONE_SHARE * high))
+    share = safe_share(workload)
+    floor = replicas_for(down * replicas.ready / (share * high))
     kept = max(floor, without_pending(replicas, pending=len(replicas.unschedulable), current=current))
     if replicas.unschedulable and kept < current:
         return _propose_cancel(down, kept=kept, replicas=replicas, current=current)
     if low is not None and down * excess >= low - EPSILON:
         return _within(assessment, current=current, high=high, low=low)
-    return _propose_down(down, floor=floor, high=high, low=low, replicas=replicas, current=current)
+    return _propose_down(
+        down, floor=floor, share=share, high=high, low=low, replicas=replicas, current=current
+    )
 
 
 def _propose_up(
@@ -122,7 +125,14 @@ def _propose_cancel(value: float, *, kept: int, replicas: Replicas, current: int
 
 
 def _propose_down(
-    value: float, *, floor: int, high: float, low: float | None, replicas: Replicas, current: int
+    value: float,
+    *,
+    floor: int,
+    share: float,
+    high: float,
+    low: float | None,
+    replicas: Replicas,
+    current: int,
 ) -> Proposal:
     # 2 replicas at 39 %: one would carry 78 %, below high 80 % but above 0.9 * 80 % = 72 %, so both stay
     wanted = min(current, replicas_for(replicas.ready * value / high))
@@ -134,7 +144,7 @@ def _propose_down(
     limits: tuple[Limit, ...] = ()
     kept = min(current, floor)
     if kept > wanted:
-        safe = N_MINUS_ONE_SHARE * high
+        safe = share * high
         note = (
             f"{wanted} replicas would run above {safe:.0%}, too close to the high mark; {kept} stay below it"
         )

@@ -615,15 +615,22 @@ _SERVES: Final[Mapping[PodPhase, int]] = MappingProxyType({PodPhase.READY: 2, Po
 _LEAVES: Final[Mapping[Standing, int]] = MappingProxyType({Standing.DOOMED: 0, Standing.DRAINING: 1})
 
 
+def _pool_name(pod: Pod, fleet: Fleet) -> str:
+    pool = fleet.pool_of(pod.node) if pod.node is not None else None
+    return pool.name if pool is not None and pool.is_spot else ""
+
+
 def choose_victims(pods: Sequence[Pod], count: int, fleet: Fleet) -> tuple[PodRef, ...]:
     """Return which *count* of a Deployment's pods should go: what serves least first, then what empties a node soonest.
 
     Pods without a node, then loading, then broken ones; of those that serve, the ones on nodes that are lost or drained; then
-    node by node, the one with the fewest pods first. The newest goes first where all else is equal.
+    node by node, the one with the fewest pods first, in the pool that holds most of them: it would take most with it. The newest
+    goes first where all else is equal.
     """
     live = [pod for pod in pods if pod.phase not in (PodPhase.TERMINATING, PodPhase.FINISHED)]
     crowd: dict[str | None, int] = {None: 0}
     newest: dict[str | None, float] = defaultdict(float)
+    at_stake = Counter(_pool_name(pod, fleet) for pod in live)
     for pod in live:
         if pod.node is not None and pod.node not in crowd:
             crowd[pod.node] = sum(
@@ -631,13 +638,14 @@ def choose_victims(pods: Sequence[Pod], count: int, fleet: Fleet) -> tuple[PodRe
             )
         newest[pod.node] = max(newest[pod.node], pod.created_at.timestamp())
 
-    def rank(pod: Pod) -> tuple[bool, int, int, int, float, str, float, str]:
+    def rank(pod: Pod) -> tuple[bool, int, int, int, int, float, str, float, str]:
         standing = fleet.standing.get(pod.node or "", Standing.GOOD)
         return (
             pod.node is not None,
             _SERVES.get(pod.phase, 0),
             _LEAVES.get(standing, 2),
             crowd[pod.node],
+            -at_stake[_pool_name(pod, fleet)],
             -newest[pod.node],
             pod.node or "",
             -pod.created_at.timestamp(),

@@ -415,7 +415,7 @@ class PoolBreakerRules:
 
     interruptions: int = 3
     within: timedelta = timedelta(seconds=1800)
-    open_for: timedelta = timedelta(seconds=3600)
+    open_for: timedelta = timedelta(seconds=600)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from spillway.core.memory import Blindness, DownWindow, Streaks, WorkloadMemory, ZeroWatch
-from spillway.core.model import Snapshot, Workload
+from spillway.core.model import Burst, Snapshot, Workload
 from spillway.core.signal import BLIND_STATES, Assessment, Collected, SignalReason, SignalState
 
 EPSILON = 1e-9  # float noise: 8.000000001 replicas are 8
@@ -22,6 +22,13 @@ SURE_STATES = frozenset({SignalState.FRESH, SignalState.PARTIAL})
 def replicas_for(load: float) -> int:
     """Return the fewest whole replicas that carry *load* (in replicas at 100 %), forgiving float noise."""
     return math.ceil(load - EPSILON)
+
+
+def safe_share(workload: Workload) -> float:
+    """Return the share of the high mark below which those that stay must run; all of it where replicas are kept to spare."""
+    capacity = workload.capacity
+    keeps_spare = capacity.burst is Burst.WHEN_AVAILABLE and capacity.missed_load is not None
+    return 1.0 if keeps_spare else N_MINUS_ONE_SHARE
 
 
 def is_counted(memory: WorkloadMemory, snapshot: Snapshot, assessment: Assessment) -> bool:
@@ -183,7 +190,7 @@ def _window(
     if window.last is None or at - window.last > max_gap:
         window = DownWindow(since=at)
     rules = workload.gpu_activity
-    floor = replicas_for(value * ready / (N_MINUS_ONE_SHARE * rules.high))
+    floor = replicas_for(value * ready / (safe_share(workload) * rules.high))
     kept = [entry for entry in window.floors if at - entry[0] <= workload.scale_down.window]
     while kept and kept[-1][1] <= floor:
         kept.pop()

@@ -437,19 +437,20 @@ def _new_bin(pool: NodePool, shape: Shape, *, name: str, is_new: bool) -> Bin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
-    """A pool that may grow by `room` nodes, as `shape`; `size` is how many it has."""
+    """A pool that may grow by `room` nodes, as `shape`; `size` is how many it has, `chance` that of losing them soon."""
 
     pool: NodePool
     shape: Shape
     room: int
     size: int
+    chance: float = 0.0
 
 
 def pack(demands: Iterable[Demand], room: Room, offers: Sequence[Offer]) -> Packed:
     """Place every demand, opening new nodes where nothing that is there takes it. Deterministic, whatever the order given.
 
     A baseline never opens a spot node, and a burst opens nothing else. Among pools the cheapest GPU comes first (an unknown
-    price last), then the pool with the fewest nodes, since spot is lost by pool.
+    price last), then the pool where least is at stake, since spot is lost by pool: by its record of losses and its nodes.
     """
     demands = sorted(demands, key=_order)
     room.mind(frozenset[str]().union(*(keys_of(demand.constraints) for demand in demands)))
@@ -509,9 +510,10 @@ class _Buying:
     def _is_left(self, offer: Offer) -> bool:
         return self.opened.get(offer.pool.name, 0) < offer.room
 
-    def _rank(self, offer: Offer) -> tuple[Decimal, int, str]:
+    def _rank(self, offer: Offer) -> tuple[Decimal, float, int, str]:
         name = offer.pool.name
-        return _price_per_gpu(offer.pool), offer.size + self.opened.get(name, 0), name
+        size = offer.size + self.opened.get(name, 0)
+        return _price_per_gpu(offer.pool), offer.chance * (size + 1), size, name
 
     def _fitting_offers(self, demand: Demand) -> Sequence[Offer]:
         key = (

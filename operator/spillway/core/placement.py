@@ -190,11 +190,12 @@ def lay_out(s: Setting) -> Layout:
     never = absent if s.twin is None and s.memory.refused else 0
     on_the_way = s.burst.count(Stand.BOOTING) + absent - not_created - never
     good = s.burst.count(Stand.GOOD)
-    # What is told of its end is as good as on its way where another pool takes it; whether that is enough, its worth says.
-    replaced = s.burst.count(Stand.DOOMED) if s.prospect is not None and s.prospect.may_replace else 0
-    # need 8, 5 good, 1 booting, 0 broken: 8 - 5 - 1 = 2 are refused and covered on demand
-    uncovered = max(0, need - good - on_the_way - replaced - hopeless)
-    uncovered = max(uncovered, _worth_covering(s, baseline=baseline, need=need, floating=absent + replaced))
+    # need 8, 5 good, 1 booting, 0 broken: 8 - 5 - 1 = 2 are refused or doomed and covered on demand
+    uncovered = max(0, need - good - on_the_way - hopeless)
+    if s.prospect is not None:
+        uncovered = min(
+            uncovered, _worth_covering(s, s.prospect, baseline=baseline, need=need, absent=absent)
+        )
     standing_in = max(0, s.source.replicas - s.baseline_of(s.memory.count))
     fallback = _fallback(s, need=need, uncovered=uncovered, held=standing_in)
     memory = _remember(s, fallback=fallback, held=standing_in, uncovered=uncovered, spares=spares)
@@ -236,11 +237,10 @@ def _why_spare(s: Setting) -> str:
     return in_words(s.prospect.coming, cold_start=s.prospect.cold_start)
 
 
-def _worth_covering(s: Setting, *, baseline: int, need: int, floating: int) -> int:
-    """How many stand-ins the load would probably use while lost spot is replaced; none that is worth less than its price."""
-    if s.prospect is None:
-        return 0
-    coming = with_floating(s.prospect.coming, floating)
+def _worth_covering(s: Setting, prospect: Prospect, *, baseline: int, need: int, absent: int) -> int:
+    """How many stand-ins are worth their price. What is told of its end is as good as on its way where another pool takes it."""
+    replaced = s.burst.count(Stand.DOOMED) if prospect.may_replace else 0
+    coming = with_floating(prospect.coming, absent + replaced)
     return stand_ins_worth_having(coming, on_demand=baseline, most=need)
 
 
@@ -255,14 +255,13 @@ def _fallback(s: Setting, *, need: int, uncovered: int, held: int) -> int:
 
 def _return_step(s: Setting, *, need: int, held: int) -> int:
     """How many stand-ins may go now: none before spot is proven, none while it would leave fewer Ready than are wanted."""
-    replaced = held - max(0, need - s.burst.stable)
-    if replaced <= 0 or s.rolling or return_opens_at(s) > s.now:
+    if not held or s.rolling or return_opens_at(s) > s.now:
         return 0
-    beyond = s.good_source + s.burst.count(Stand.GOOD) - s.wanted
     if s.prospect is None:
+        replaced = held - max(0, need - s.burst.stable)
+        beyond = s.good_source + s.burst.count(Stand.GOOD) - s.wanted
         return max(0, min(max(1, held * RETURN_SHARE // 100), replaced, beyond))
-    step = max(0, min(replaced, beyond))
-    ready = s.prospect.ready
+    step, ready = held, s.prospect.ready
     while step and ready.worth(s.good_source - step + ready.spot) >= ready.return_worth:
         step -= 1
     return step

@@ -98,7 +98,7 @@ def test_two_lines_of_spec_give_a_whole_workload() -> None:
                 refused_confirm=timedelta(seconds=30),
                 provision_timeout=timedelta(minutes=3),
                 boot_deadline=timedelta(minutes=10),
-                return_probe=timedelta(minutes=10),
+                return_probe=timedelta(minutes=3),
                 return_stable=timedelta(seconds=30),
                 min_residency=timedelta(seconds=60),
             ),

@@ -65,7 +65,7 @@ def test_without_a_policy_the_built_ins_hold() -> None:
         "capacity.fallback.refusedConfirmSeconds": 30,
         "capacity.fallback.provisionTimeoutSeconds": 180,
         "capacity.fallback.bootDeadlineSeconds": 600,
-        "capacity.fallback.returnProbeSeconds": 600,
+        "capacity.fallback.returnProbeSeconds": 180,
         "capacity.fallback.returnStableSeconds": 30,
         "capacity.fallback.minResidencySeconds": 60,
     }

@@ -1077,6 +1077,19 @@ def test_the_newest_goes_first_where_all_else_is_equal() -> None:
     assert victims(*pods, count=2) == ["1", "2"]
 
 
+def test_of_spot_pools_the_one_that_holds_most_gives_first() -> None:
+    pools = tuple(
+        make_pool(name, selector={"pool": name}, capacity_type=CapacityType.SPOT) for name in ("a", "b")
+    )
+    nodes = tuple(machine(f"node-{index}", labels={"pool": pool}) for index, pool in enumerate("aabbb", 1))
+    pods = tuple(settled(index, node=f"node-{index}") for index in range(1, 6))
+    fleet = survey(make_snapshot(pods=pods, nodes=nodes, pools=pools), {}, NOW)
+
+    gone = choose_victims(pods, 1, fleet)
+
+    assert gone[0].uid[-1] in "345"
+
+
 def test_pods_that_are_leaving_are_no_victims() -> None:
     pods = (settled(1), settled(2, phase=PodPhase.TERMINATING), settled(3, phase=PodPhase.FINISHED))
 

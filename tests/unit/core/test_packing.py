@@ -66,6 +66,7 @@ def packed(
     states: Mapping[str, PoolState] | None = None,
     unplaceable: Mapping[str, frozenset[tuple[str, str]]] | None = None,
     learned: Mapping[str, int] | None = None,
+    chances: Mapping[str, float] | None = None,
 ) -> Packed:
     fleet = fleet_of(nodes, pods, pools)
     shapes = {pool.name: shape_of(pool, fleet, learned or {}) for pool in pools}
@@ -75,6 +76,7 @@ def packed(
             shape=shapes[pool.name],
             room=room if isinstance(room, int) else room.get(pool.name, 0),
             size=len(fleet.names_in(pool.name)),
+            chance=(chances or {}).get(pool.name, 0.0),
         )
         for pool in pools
     ]
@@ -338,6 +340,15 @@ def test_equal_prices_are_spread_since_spot_is_lost_by_pool() -> None:
         make_pod(node="there", gpus=8, requests={GPU: 8}),), pools=pools)  # fmt: skip
 
     assert found.new_nodes == {"spot-a": 2, "spot-b": 1, "spot-c": 2}
+
+
+def test_a_pool_that_is_lost_more_often_gets_fewer() -> None:
+    pools = (spot_pool("spot-a"), spot_pool("spot-b"))
+
+    found = packed(burst(4, gpus=8), pools=pools, chances={"spot-a": 0.3, "spot-b": 0.1})
+
+    # 0.1, 0.2, then 0.3 of both: the smaller pool first, then the other
+    assert found.new_nodes == {"spot-a": 1, "spot-b": 3}
 
 
 def test_a_full_pool_passes_on_to_the_next_and_the_rest_stays_unplaced() -> None:

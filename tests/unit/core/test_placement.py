@@ -15,7 +15,8 @@ from tests.builders import (
 )
 
 from spillway.core.burst import BurstPods, Stand
-from spillway.core.memory import SplitMemory
+from spillway.core.growth import growth_of, prior
+from spillway.core.memory import GrowthMemory, SplitMemory
 from spillway.core.model import (
     Deployment,
     FallbackPolicy,
@@ -26,8 +27,9 @@ from spillway.core.model import (
     SetReplicas,
     StoredSplit,
 )
-from spillway.core.placement import Layout, Setting, lay_out, standing
+from spillway.core.placement import Layout, Prospect, Setting, lay_out, standing
 from spillway.core.plan import FallbackReason
+from spillway.core.spare import Holding, Outlook, worth_asked
 
 HOUR_AGO = NOW - seconds(3600)
 
@@ -61,6 +63,8 @@ def layout(
     failure: str | None = None,
     policy: FallbackPolicy = FallbackPolicy.ON_DEMAND,
     mode: Mode = Mode.ENFORCE,
+    prospect: Prospect | None = None,
+    spares: tuple[tuple[datetime, int], ...] = (),
 ) -> Layout:
     memory = SplitMemory(
         count=wanted if count is None else count,
@@ -69,6 +73,7 @@ def layout(
         fallback_cause=FallbackReason.SPOT_REFUSED.value if since is not None else "",
         returned_at=returned_at,
         refused=refused,
+        spares=spares,
     )
     return lay_out(
         Setting(
@@ -82,6 +87,7 @@ def layout(
             good_source=source if good_source is None else good_source,
             rolling=rolling,
             now=NOW,
+            prospect=prospect,
         )
     )
 
@@ -383,3 +389,69 @@ class TestStanding:
         )
 
         assert found.returned_at == NOW
+
+
+class TestProspect:
+    """What the load and the pools' records change: spares, stand-ins by worth, and when these go."""
+
+    def test_spot_gets_what_is_worth_having_beyond_the_count(self) -> None:
+        found = layout(prospect=prospect(4, 4), burst=burst_of(good=8))
+
+        assert found.view.spare > 0
+        assert counts(found) == (2, 0, 8 + found.view.spare)
+        assert "load 7.0" in found.view.spare_why
+
+    def test_never_more_than_there_is_room_for(self) -> None:
+        found = layout(prospect=prospect(4, 4, most=1), burst=burst_of(good=8))
+
+        assert found.view.spare == 1
+
+    def test_blind_the_spares_stay_as_they_were(self) -> None:
+        found = layout(spares=((NOW - seconds(60), 3),), burst=burst_of(good=11), twin=11)
+
+        assert counts(found) == (2, 0, 11)
+
+    def test_a_loss_that_the_others_carry_is_replaced_on_spot_alone(self) -> None:
+        found = layout(prospect=prospect(7, 5), burst=burst_of(good=12, doomed=1), twin=13, count=10)
+
+        assert found.view.fallback == 0
+
+    def test_a_loss_that_the_others_do_not_carry_is_stood_in_for_at_once(self) -> None:
+        found = layout(prospect=prospect(2, 0, may_replace=False), burst=burst_of(good=2, doomed=6))
+
+        assert found.view.fallback > 0
+        assert found.fallback.reason is FallbackReason.INTERRUPTED
+
+    def test_blind_every_loss_is_stood_in_for_at_once(self) -> None:
+        assert layout(burst=burst_of(good=7, doomed=1)).view.fallback == 1
+
+    def test_stand_ins_go_together_once_ready_spot_carries_the_load(self) -> None:
+        found = layout(prospect=prospect(6, 6), source=5, burst=burst_of(good=12), twin=12, since=HOUR_AGO)
+
+        assert found.view.fallback == 0
+
+    def test_stand_ins_stay_while_ready_spot_is_short(self) -> None:
+        found = layout(
+            prospect=prospect(2, 1, room=0), source=7, burst=burst_of(good=3, refused=5), since=HOUR_AGO
+        )
+
+        assert found.view.fallback >= 4
+
+
+def prospect(
+    *ready: int, load: float = 7.0, most: int = 6, room: int = 9, may_replace: bool = True
+) -> Prospect:
+    """A known load, and so many Ready replicas in each of the spot pools a, b …; nothing else is on its way."""
+    growth = growth_of(GrowthMemory(load=load, raw=load, weights=prior()))
+    assert growth is not None
+    asked = worth_asked(0.001)
+    view = Outlook(
+        growth=growth,
+        holdings=tuple(
+            Holding(pool="abcd"[index], count=count, chance=0.05, room=room)
+            for index, count in enumerate(ready)
+        ),
+        spot_worth=asked,
+        on_demand_worth=asked * 8,
+    )
+    return Prospect(coming=view, ready=view, cold_start=seconds(240), most=most, may_replace=may_replace)
