@@ -124,7 +124,7 @@ def standing(
     count costs money until a window has passed, too low a one costs load.
     """
     if memory is None:
-        return _first(stored, source=source, twin=twin, baseline=baseline), False
+        return _first(stored, source=source, twin=twin, baseline=baseline, now=now), False
     operations = tuple(operations)
     for operation in operations:
         memory = _landed(memory, operation, source=source, now=now)
@@ -135,7 +135,12 @@ def standing(
 
 
 def _first(
-    stored: StoredSplit | None, *, source: Deployment, twin: Deployment | None, baseline: int
+    stored: StoredSplit | None,
+    *,
+    source: Deployment,
+    twin: Deployment | None,
+    baseline: int,
+    now: datetime,
 ) -> SplitMemory:
     burst = twin.replicas if twin is not None else 0
     # Source 3 (one of them a stand-in), twin 8 (one refused), baseline 2: 10 surely stand, 11 exist; status said 10.
@@ -147,6 +152,7 @@ def _first(
         source=source.replicas,
         fallback_since=stored.fallback_since if stored is not None else None,
         fallback_cause=stored.fallback_cause if stored is not None else "",
+        spares=((now, spare),) if spare else (),  # they stay until the load is known again
     )
 
 
@@ -222,6 +228,8 @@ def lay_out(s: Setting) -> Layout:
 
 def _spares(s: Setting, *, baseline: int, need: int) -> tuple[tuple[datetime, int], ...]:
     """What is worth having on spot beyond *need*, as far back as it is held; as it was while nothing is known."""
+    if s.workload.capacity.missed_load is None:
+        return ()
     prospect = s.prospect
     if prospect is None:
         return s.memory.spares

@@ -1,5 +1,6 @@
 """How a count is laid out on demand and on spot: baseline, burst, stand-ins, return (node-and-spot C.4)."""
 
+from dataclasses import replace
 from datetime import datetime
 
 import pytest
@@ -65,6 +66,7 @@ def layout(
     mode: Mode = Mode.ENFORCE,
     prospect: Prospect | None = None,
     spares: tuple[tuple[datetime, int], ...] = (),
+    missed_load: float | None = 0.001,
 ) -> Layout:
     memory = SplitMemory(
         count=wanted if count is None else count,
@@ -77,7 +79,9 @@ def layout(
     )
     return lay_out(
         Setting(
-            workload=make_workload(capacity=make_capacity(baseline, policy=policy), mode=mode),
+            workload=make_workload(
+                capacity=replace(make_capacity(baseline, policy=policy), missed_load=missed_load), mode=mode
+            ),
             source=make_deployment(replicas=source),
             twin=None if twin is None else make_twin(replicas=twin, failure=failure),
             memory=memory,
@@ -323,6 +327,19 @@ class TestStanding:
         )
         return found.count, foreign
 
+    def test_after_a_restart_spares_are_no_part_of_the_count_and_stay_until_the_load_is_known(self) -> None:
+        found, _ = standing(
+            None,
+            stored=StoredSplit(count=10, spare=3),
+            source=make_deployment(replicas=2),
+            twin=make_twin(replicas=11),
+            baseline=2,
+            operations=(),
+            now=NOW,
+        )
+
+        assert (found.count, found.spares) == (10, ((NOW, 3),))
+
     def test_nothing_new_changes_nothing(self) -> None:
         assert self.stands(SplitMemory(count=10, source=2), twin=make_twin()) == (10, False)
 
@@ -410,6 +427,11 @@ class TestProspect:
         found = layout(spares=((NOW - seconds(60), 3),), burst=burst_of(good=11), twin=11)
 
         assert counts(found) == (2, 0, 11)
+
+    def test_a_target_that_keeps_none_lets_them_go(self) -> None:
+        found = layout(spares=((NOW - seconds(60), 3),), burst=burst_of(good=11), twin=11, missed_load=None)
+
+        assert counts(found) == (2, 0, 8)
 
     def test_a_loss_that_the_others_carry_is_replaced_on_spot_alone(self) -> None:
         found = layout(prospect=prospect(7, 5), burst=burst_of(good=12, doomed=1), twin=13, count=10)
