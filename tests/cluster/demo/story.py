@@ -220,19 +220,19 @@ STORY: tuple[Scene, ...] = (
         look="Notice of 20 s: its replicas count as lost at once, on demand stands in, a node is asked for.",
     ),
     Scene(
-        act=Act.REFUSE, title="Spot refuses", demand=9.4, until=is_covered, at_least=14, at_most=60, trick=Trick.REFUSE,
+        act=Act.REFUSE, title="Spot refuses", demand=11.4, until=is_covered, at_least=14, at_most=60, trick=Trick.REFUSE,
         look="Traffic climbs. Spot a is at its maxNodes and spot b has no machines: on demand stands in.",
     ),
     Scene(
-        act=Act.RETURN, title="Spot is back", demand=9.4, until=is_tidy, at_least=8, at_most=75, trick=Trick.ACCEPT,
+        act=Act.RETURN, title="Spot is back", demand=11.4, until=is_tidy, at_least=8, at_most=75, trick=Trick.ACCEPT,
         look="One node is tried. Once its replicas have served for a while, stand-ins go, one at a time.",
     ),
     Scene(
-        act=Act.BLIND, title="Metrics vanish", demand=9.4, until=is_over, at_least=24, at_most=24,
+        act=Act.BLIND, title="Metrics vanish", demand=11.4, until=is_over, at_least=24, at_most=24,
         look="The exporter's series are gone, the load is not. Unknown is not zero: replicas and nodes stay.",
     ),
     Scene(
-        act=Act.BACK, title="Metrics return", demand=9.4, until=is_seeing, at_least=6, at_most=25,
+        act=Act.BACK, title="Metrics return", demand=11.4, until=is_seeing, at_least=6, at_most=25,
         look="The series are back. They must prove themselves twice before they count again.",
     ),
     Scene(
