@@ -48,6 +48,7 @@ generate: setup ## Write the generated files anew
 	$(BIN)/python -m spillway.api.reference docs/reference/api.md
 	$(BIN)/python -m spillway.app.reference docs/reference
 	$(BIN)/python -m spillway.cli.reference docs/reference/cli.md
+	$(BIN)/python -m tests.edge_cases docs/reference/edge-cases.md
 	$(BIN)/python helm/generate.py
 
 report: setup ## Play the synthetic traces again: docs/reports/synthetic.html and docs/images/day.svg
