@@ -2,7 +2,7 @@
 
 Every collection compares the load with what it was one cold start ago; the logarithm of the ratio goes into a histogram whose
 older entries fade. From it follows how much load a count would probably miss. Before anything was learned a lognormal stands
-there, worth two hours. The method and its constants are those of a study on recorded demand; see docs/design/0011-spare.md.
+there, worth two hours. How long a cold start takes is measured, too. See docs/design/0011-spare.md.
 """
 
 from bisect import bisect_right
@@ -25,14 +25,16 @@ FADES_BY_HALF: Final = timedelta(days=2)
 PRIOR_SPREAD: Final = 0.15  # of the logarithm, before anything was learned
 PRIOR_WORTH: Final = timedelta(hours=2)
 FULL: Final = 0.99  # from here on utilization says that the load is at least what is ready, not how much more
-FULL_GROWTH: Final = (
-    1.07  # a collection, and a fixed step for small loads; at most by FULL_MOST above what is ready
-)
-FULL_STEP: Final = 0.15
-FULL_MOST: Final = 1.3
+FULL_GROWTH: Final = 1.07  # a collection
+FULL_STEP: Final = 0.15  # replicas a collection, for small loads
+FULL_MOST: Final = 1.3  # times what is ready
 SMOOTHED_OVER: Final = timedelta(seconds=60)
 RARE: Final = 0.05
+LARGEST_SCALE: Final = 1e6  # after 40 days: then all weights are brought down by it
 LEAST: Final = 0.01  # replicas: a load of nothing has no ratio to grow by
+FIRST_COLD_START: Final = timedelta(seconds=240)  # node, driver, image and model, until it was measured
+MEASURED: Final = 9  # of which the middle one counts
+LONGEST: Final = timedelta(seconds=600)  # what takes longer waited for capacity
 _EDGES: Final = tuple(exp(LOWEST + BIN * (index + 1)) for index in range(BINS))
 
 
@@ -51,6 +53,8 @@ def observe_load(
     if then:
         scale /= _fading(at - memory.seen[-1][0])
         weights = _with(weights, log(raw / max(LEAST, then[-1][1])), scale)
+        if scale > LARGEST_SCALE:
+            weights, scale = tuple(weight / scale for weight in weights), 1.0
     kept = tuple(seen[max(0, len(then) - 1) :])
     return replace(memory, load=smoothed, raw=raw, seen=kept, weights=weights, scale=scale)
 
@@ -130,13 +134,6 @@ def growth_of(memory: GrowthMemory) -> Growth | None:
         mean += share * _EDGES[index]
         chances[index], means[index] = chance, mean
     return Growth(load=max(LEAST, memory.load), chances=tuple(chances), means=tuple(means))
-
-
-FIRST_COLD_START: Final = timedelta(
-    seconds=240
-)  # node, driver, image and model (traces §5), until it was measured
-MEASURED: Final = 9  # of which the middle one counts
-LONGEST: Final = timedelta(seconds=600)  # what takes longer waited for capacity
 
 
 def observe_starts(memory: GrowthMemory, pods: Iterable[Pod], fleet: Fleet) -> GrowthMemory:

@@ -28,8 +28,8 @@ from spillway.core.plan import FallbackReason, Finding, SplitView
 from spillway.core.spare import (
     Outlook,
     burst_worth_having,
-    held,
     in_words,
+    noted,
     stand_ins_worth_having,
     with_floating,
 )
@@ -236,7 +236,7 @@ def _spares(s: Setting, *, baseline: int, need: int) -> tuple[tuple[datetime, in
     most = need + prospect.most if need else 0
     # As if no stand-in were there: were they counted, nothing would ever take their place.
     worth = burst_worth_having(prospect.coming, on_demand=baseline, need=need, most=most)
-    return held(s.memory.spares, min(prospect.most, worth - need), cold_start=prospect.cold_start, now=s.now)
+    return noted(s.memory.spares, min(prospect.most, worth - need), cold_start=prospect.cold_start, now=s.now)
 
 
 def _why_spare(s: Setting) -> str:

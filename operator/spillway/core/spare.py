@@ -151,7 +151,7 @@ def in_words(outlook: Outlook, *, cold_start: timedelta) -> str:
     return f"{told}; most is at stake in {worst.pool}: {worst.count} replicas, lost about every {every:.0f} h"
 
 
-def held(
+def noted(
     spares: tuple[tuple[datetime, int], ...], spare: int, *, cold_start: timedelta, now: datetime
 ) -> tuple[tuple[datetime, int], ...]:
     """Return *spares* with one more entry: the first of them is the most that was worth having while it is held."""

@@ -12,9 +12,9 @@ from spillway.core.spare import (
     Holding,
     Outlook,
     burst_worth_having,
-    held,
     in_words,
     loss_chance,
+    noted,
     price_ratio,
     stand_ins_worth_having,
     with_floating,
@@ -123,20 +123,20 @@ class TestHeld:
     """Surplus waits before it goes."""
 
     def test_the_most_of_the_last_minutes_counts(self) -> None:
-        entries = held((), 3, cold_start=seconds(0), now=NOW)
-        entries = held(entries, 1, cold_start=seconds(0), now=NOW + seconds(299))
+        entries = noted((), 3, cold_start=seconds(0), now=NOW)
+        entries = noted(entries, 1, cold_start=seconds(0), now=NOW + seconds(299))
 
         assert entries[0][1] == 3
 
     def test_after_them_it_is_let_go(self) -> None:
-        entries = held((), 3, cold_start=seconds(0), now=NOW)
-        entries = held(entries, 1, cold_start=seconds(0), now=NOW + seconds(301))
+        entries = noted((), 3, cold_start=seconds(0), now=NOW)
+        entries = noted(entries, 1, cold_start=seconds(0), now=NOW + seconds(301))
 
         assert entries[0][1] == 1
 
     def test_a_slower_start_holds_longer(self) -> None:
-        entries = held((), 3, cold_start=seconds(600), now=NOW)
-        entries = held(entries, 1, cold_start=seconds(600), now=NOW + seconds(600))
+        entries = noted((), 3, cold_start=seconds(600), now=NOW)
+        entries = noted(entries, 1, cold_start=seconds(600), now=NOW + seconds(600))
 
         assert entries[0][1] == 3
 
