@@ -462,7 +462,8 @@ def _grant(view: _View, decision: Decision, *, used: int) -> Decision:
     decision = _limited(decision, limit)
     left = None
     if rules.max_gpus_per_namespace is not None:
-        left = rules.max_gpus_per_namespace - used + current * per_pod
+        # Its own spares give way to its count.
+        left = rules.max_gpus_per_namespace - used + (current + _spare_now(view)) * per_pod
     limit = stabilize.limit_by_gpus(
         decision.desired,
         current=current,
@@ -543,9 +544,14 @@ def _lay_out(view: _View, decision: Decision, capacity: Capacity, *, room: int, 
     try:
         prospect = None
         if view.assessment.state not in BLIND_STATES:
-            prospect = prospect_of(view.tiers, view.memory.growth, capacity=capacity, most=room)
+            prospect = prospect_of(view.tiers, view.memory.growth, capacity=capacity)
         layout = lay_out_tiers(
-            view.tiers, wanted=decision.desired, rolling=view.rolling, prospect=prospect, now=now
+            view.tiers,
+            wanted=decision.desired,
+            rolling=view.rolling,
+            prospect=prospect,
+            spare_room=room,
+            now=now,
         )
         placement = capacity_view(view.tiers, layout, fleet=capacity.fleet, may_write=may_write)
     except Exception as exc:  # noqa: BLE001  # as above

@@ -43,13 +43,12 @@ RETURN_SHARE = (
 class Prospect:
     """What is known of the load and of spot. `coming` is what is Ready or on its way by pool, `ready` only what is Ready.
 
-    `most` is how many replicas the count may be exceeded by. `may_replace` says that a pool takes what is lost elsewhere.
+    `may_replace` says that a pool takes what is lost elsewhere.
     """
 
     coming: Outlook
     ready: Outlook
     cold_start: timedelta
-    most: int
     may_replace: bool
 
 
@@ -59,7 +58,8 @@ class Setting:
 
     `count` stands now and `wanted` is decided. `can_burst` says whether replicas may be on spot at all; where not, what is there
     moves back. `good_source` counts the source's Ready replicas on nodes that stay. `rolling` is a rollout of either. `prospect` is None
-    while nothing is known of the load: then nothing is added or let go, and all that is lost is covered at once.
+    while nothing is known of the load: then nothing is added or let go, and all that is lost is covered at once. `spare_room` is how
+    many replicas beyond the count maxReplicas and the guardrails allow, whatever is known.
     """
 
     workload: Workload
@@ -73,6 +73,7 @@ class Setting:
     rolling: bool
     now: datetime
     prospect: Prospect | None = None
+    spare_room: int = 0
 
     @property
     def rules(self) -> FallbackRules:
@@ -188,7 +189,7 @@ def lay_out(s: Setting) -> Layout:
     baseline = s.baseline_of(s.wanted)
     need = s.wanted - baseline
     spares = _spares(s, baseline=baseline, need=need)
-    spare = spares[0][1] if spares and need else 0
+    spare = min(spares[0][1], s.spare_room) if spares and need else 0
     absent = max(0, need + spare - s.burst.total)
     not_created = absent if s.twin is not None and s.twin.failure is not None else 0
     hopeless = s.burst.count(Stand.BROKEN) + not_created
@@ -233,10 +234,10 @@ def _spares(s: Setting, *, baseline: int, need: int) -> tuple[tuple[datetime, in
     prospect = s.prospect
     if prospect is None:
         return s.memory.spares
-    most = need + prospect.most if need else 0
+    most = need + s.spare_room if need else 0
     # As if no stand-in were there: were they counted, nothing would ever take their place.
     worth = burst_worth_having(prospect.coming, on_demand=baseline, need=need, most=most)
-    return noted(s.memory.spares, min(prospect.most, worth - need), cold_start=prospect.cold_start, now=s.now)
+    return noted(s.memory.spares, worth - need, cold_start=prospect.cold_start, now=s.now)
 
 
 def _why_spare(s: Setting) -> str:

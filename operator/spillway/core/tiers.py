@@ -273,9 +273,12 @@ def _burst_supply(
 
 
 def lay_out_tiers(
-    tiers: Tiers, *, wanted: int, rolling: bool, prospect: Prospect | None, now: datetime
+    tiers: Tiers, *, wanted: int, rolling: bool, prospect: Prospect | None, spare_room: int, now: datetime
 ) -> Layout | None:
-    """Return how *wanted* replicas are laid out; None where the source alone carries them."""
+    """Return how *wanted* replicas are laid out; None where the source alone carries them.
+
+    `spare_room` is how many more than that may be had.
+    """
     if tiers.split is None:
         return None
     return lay_out(
@@ -291,15 +294,13 @@ def lay_out_tiers(
             rolling=rolling,
             now=now,
             prospect=prospect,
+            spare_room=spare_room,
         )
     )
 
 
-def prospect_of(tiers: Tiers, memory: GrowthMemory, *, capacity: Capacity, most: int) -> Prospect | None:
-    """Return what is known of load and spot where replicas may burst; None where nothing is, or nothing may be let go.
-
-    `most` is how many replicas more than the count may be had.
-    """
+def prospect_of(tiers: Tiers, memory: GrowthMemory, *, capacity: Capacity) -> Prospect | None:
+    """Return what is known of load and spot where replicas may burst; None where nothing is, or nothing may be let go."""
     growth = growth_of(memory) if tiers.split is not None and memory.load is not None else None
     target = tiers.workload.capacity.missed_load
     if growth is None or target is None or not tiers.pools or not tiers.can_burst:
@@ -322,7 +323,6 @@ def prospect_of(tiers: Tiers, memory: GrowthMemory, *, capacity: Capacity, most:
         coming=with_floating(view, floating),
         ready=replace(view, holdings=_holdings(good, outlooks, capacity.fleet, gap=cold_start)),
         cold_start=cold_start,
-        most=max(0, most),
         may_replace=any(found.room > 0 and not found.probing for found in outlooks),
     )
 

@@ -66,6 +66,7 @@ def layout(
     mode: Mode = Mode.ENFORCE,
     prospect: Prospect | None = None,
     spares: tuple[tuple[datetime, int], ...] = (),
+    spare_room: int = 6,
     missed_load: float | None = 0.001,
 ) -> Layout:
     memory = SplitMemory(
@@ -92,6 +93,7 @@ def layout(
             rolling=rolling,
             now=NOW,
             prospect=prospect,
+            spare_room=spare_room,
         )
     )
 
@@ -419,9 +421,18 @@ class TestProspect:
         assert "load 7.0" in found.view.spare_why
 
     def test_never_more_than_there_is_room_for(self) -> None:
-        found = layout(prospect=prospect(4, 4, most=1), burst=burst_of(good=8))
+        found = layout(prospect=prospect(4, 4), burst=burst_of(good=8), spare_room=1)
 
         assert found.view.spare == 1
+
+    def test_what_is_held_gives_way_where_the_count_needs_the_room(self) -> None:
+        held = ((NOW - seconds(60), 4),)
+
+        assert (
+            layout(prospect=prospect(5, 5), burst=burst_of(good=10), spares=held, spare_room=2).view.spare
+            == 2
+        )
+        assert layout(burst=burst_of(good=10), spares=held, spare_room=2).view.spare == 2
 
     def test_blind_the_spares_stay_as_they_were(self) -> None:
         found = layout(spares=((NOW - seconds(60), 3),), burst=burst_of(good=11), twin=11)
@@ -460,9 +471,7 @@ class TestProspect:
         assert found.view.fallback >= 4
 
 
-def prospect(
-    *ready: int, load: float = 7.0, most: int = 6, room: int = 9, may_replace: bool = True
-) -> Prospect:
+def prospect(*ready: int, load: float = 7.0, room: int = 9, may_replace: bool = True) -> Prospect:
     """A known load, and so many Ready replicas in each of the spot pools a, b …; nothing else is on its way."""
     growth = growth_of(GrowthMemory(load=load, raw=load, weights=prior()))
     assert growth is not None
@@ -476,4 +485,4 @@ def prospect(
         spot_worth=asked,
         on_demand_worth=asked * 8,
     )
-    return Prospect(coming=view, ready=view, cold_start=seconds(240), most=most, may_replace=may_replace)
+    return Prospect(coming=view, ready=view, cold_start=seconds(240), may_replace=may_replace)
