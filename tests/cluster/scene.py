@@ -21,8 +21,10 @@ SECONDS = 45  # 2 to 6 s are usual; a machine busy with other test runs takes lo
 TAKEOVER_SECONDS = 60  # the operator shrinks nothing that it has watched for less
 QUIET_SHARE = 0.6  # of a replica: between the low mark of 40 % and the high mark of 80 %
 
-# Shorter than anybody should have them: they are put into each GpuWorkload, so that no policy of the cluster is needed.
+# Shorter than anybody should have them: they are put into each GpuWorkload, so that no policy of the cluster is needed. The low mark keeps
+# quietly busy targets at their count, however many replicas they have.
 SHORT_WINDOWS: Mapping[str, Any] = {
+    "signals": [{"name": "gpu", "type": "GpuActivity", "gpuActivity": {"lowPercent": 40}}],
     "scaleUp": {"windowSeconds": 1, "cooldownSeconds": 1},
     "scaleDown": {"windowSeconds": 4, "cooldownSeconds": 1, "maxDecreasePercent": 100},
     "readiness": {"settleSeconds": 1},

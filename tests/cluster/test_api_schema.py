@@ -130,9 +130,9 @@ def test_a_block_of_a_pool_shows_its_other_built_ins_once_one_field_is_set(api: 
     stored = api.client.post(f"{GROUP}/{names.POOL_PLURAL}", given, dryRun="All")["spec"]
 
     assert stored["drain"] == {
-        "minNodeAgeSeconds": 600, "idleSeconds": 60, "timeoutSeconds": 600, "foreignPods": "Block",
+        "minNodeAgeSeconds": 120, "idleSeconds": 60, "timeoutSeconds": 600, "foreignPods": "Block",
     }  # fmt: skip
-    assert stored["breaker"] == {"interruptions": 5, "withinSeconds": 1800, "openSeconds": 3600}
+    assert stored["breaker"] == {"interruptions": 5, "withinSeconds": 1800, "openSeconds": 600}
 
 
 def test_kubectl_scale_pins_the_count_even_outside_the_bounds(api: ControlPlane, namespace: str) -> None:

@@ -47,12 +47,12 @@ SCENES: tuple[tuple[float, Trick, float], ...] = (  # demand, what the cloud doe
 # By the demo's own timers, which are whole evaluations, ties such as "low for exactly the window" are settled by a millisecond, and
 # a fall is followed through the means that lie between two loads, which depend on when Prometheus looked. By these nothing is a tie
 # (the up window is compared less a second), growth has seen a whole signal window of its demand, and a fall goes by steps of two.
-# At 1 % of load missed, what spot is kept to spare does not hang on a few readings more or less.
+# Nothing is kept to spare: how much that is may hang on a few readings more or less.
 ODD_SPEC: Mapping[str, Any] = {
     "scaleUp": {"windowSeconds": 6},
     "scaleDown": {"windowSeconds": 21, "maxDecreasePercent": 1, "maxDecreaseReplicas": 2},
     "capacity": {
-        "missedLoadPercent": "1",
+        "missedLoadPercent": "100",
         "fallback": {
             "refusedConfirmSeconds": 3,
             "returnProbeSeconds": 7,
