@@ -22,8 +22,8 @@ MakePolicy = Callable[..., None]
 
 # 3.6 replicas' worth on 4 replicas is 90 %: ceil(4 * .9 / .8) = 5, which then run at 72 %.
 FOUR_WANT_FIVE = 3.6
-# 1.2 replicas' worth on 4 is 30 %: 2 would run at 60 %, 1 could not carry it.
-FOUR_WANT_TWO = 1.2
+# 1.1 replicas' worth on 4 is 27 %, on 3 37 %: 2 would run at 55 %, 1 could not carry it.
+FOUR_WANT_TWO = 1.1
 
 
 @pytest.fixture(scope="module")
