@@ -18,6 +18,8 @@ from typing import Any, Final
 
 import click
 
+from tests.bench import figures
+
 SPOT: Final = "spot_avail_aws_v100_9az_2023.csv.gz"
 SPOT_HALF: Final = 15
 DEMANDS: Final = {
@@ -131,12 +133,7 @@ HEAD: Final = ("cell", "runs", "USD", "ratio", "missed", "hpa-0.7", "best as goo
 
 def table(found: dict[str, Found]) -> str:
     """Return the results as a table that fits 100 columns."""
-    lines = [HEAD, *rows(found)]
-    widths = [max(len(line[index]) for line in lines) for index in range(len(HEAD))]
-    return "\n".join(
-        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
+    return "\n".join(figures.table(HEAD, list(rows(found))))
 
 
 @click.command()

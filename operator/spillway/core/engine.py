@@ -413,7 +413,7 @@ def _spare_room(view: _View, decision: Decision, *, used: int) -> int:
 
 def _spare_now(view: _View) -> int:
     split = view.tiers.split
-    return split.spares[0][1] if split is not None and split.spares else 0
+    return split.spare if split is not None else 0
 
 
 def _more_spare(view: _View, order: Order) -> int:

@@ -5,9 +5,20 @@ Losing it costs patience, never safety: without it nothing shrinks until a full 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from spillway.core.model import Refusal
+
+Peaks = tuple[tuple[datetime, int], ...]
+"""(time, replicas) with falling replicas, oldest first: the first of them is the maximum of the time that they reach back."""
+
+
+def with_peak(peaks: Peaks, replicas: int, *, at: datetime, keeps: timedelta) -> Peaks:
+    """Return *peaks* with one more entry: without those older than *keeps*, and those that it covers."""
+    kept = [entry for entry in peaks if at - entry[0] <= keeps]
+    while kept and kept[-1][1] <= replicas:
+        kept.pop()
+    return (*kept, (at, replicas))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,14 +37,13 @@ class Streaks:
 class DownWindow:
     """The highest need seen over the window of going down.
 
-    `floors` holds (time, replicas) with falling replicas: an entry that a later, higher one covers is dropped, so that the first
-    is the maximum. `since` starts the unbroken stretch of observations; `above_low_at` is when utilization last stood at
+    `floors` holds what was needed, so that the first is the maximum. `since` starts the unbroken stretch of observations; `above_low_at` is when utilization last stood at
     or above the low mark.
     """
 
     since: datetime | None = None
     last: datetime | None = None
-    floors: tuple[tuple[datetime, int], ...] = ()
+    floors: Peaks = ()
     above_low_at: datetime | None = None
 
 
@@ -103,8 +113,8 @@ class SplitMemory:
     bring about. `source` is what the source's `spec.replicas` was then: another value that no act of ours explains is
     somebody's hand. What the source has above its baseline stands in for spot: since `fallback_since`, because of
     `fallback_cause`; the last of it went at `returned_at`. `behind_since` is when the twin was first seen behind its source,
-    `refused` the server's sentence on the last write of the twin, empty once one was accepted. `spares` holds (time, replicas)
-    that spot was worth having beyond the count, with falling replicas, as far back as they are held.
+    `refused` the server's sentence on the last write of the twin, empty once one was accepted. `spares` holds what
+    was worth having on spot beyond the count, as far back as it is held.
     """
 
     count: int
@@ -114,7 +124,12 @@ class SplitMemory:
     returned_at: datetime | None = None
     behind_since: datetime | None = None
     refused: str = ""
-    spares: tuple[tuple[datetime, int], ...] = ()
+    spares: Peaks = ()
+
+    @property
+    def spare(self) -> int:
+        """The most that was worth having beyond the count while it is held."""
+        return self.spares[0][1] if self.spares else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

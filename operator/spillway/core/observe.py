@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from spillway.core.memory import Blindness, DownWindow, Streaks, WorkloadMemory, ZeroWatch
+from spillway.core.memory import Blindness, DownWindow, Streaks, WorkloadMemory, ZeroWatch, with_peak
 from spillway.core.model import Burst, Snapshot, Workload
 from spillway.core.signal import BLIND_STATES, Assessment, Collected, SignalReason, SignalState
 
@@ -191,13 +191,9 @@ def _window(
         window = DownWindow(since=at)
     rules = workload.gpu_activity
     floor = replicas_for(value * ready / (safe_share(workload) * rules.high))
-    kept = [entry for entry in window.floors if at - entry[0] <= workload.scale_down.window]
-    while kept and kept[-1][1] <= floor:
-        kept.pop()
+    floors = with_peak(window.floors, floor, at=at, keeps=workload.scale_down.window)
     above_low = rules.low is not None and value >= rules.low - EPSILON
-    return replace(
-        window, last=at, floors=(*kept, (at, floor)), above_low_at=at if above_low else window.above_low_at
-    )
+    return replace(window, last=at, floors=floors, above_low_at=at if above_low else window.above_low_at)
 
 
 def _zero(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from spillway.core.burst import BurstPods, Stand
-from spillway.core.memory import SplitMemory
+from spillway.core.memory import Peaks, SplitMemory
 from spillway.core.model import (
     ApplyTwin,
     Deployment,
@@ -227,7 +227,7 @@ def lay_out(s: Setting) -> Layout:
     return Layout(view=view, memory=memory, fallback=finding, falls_back=fallback > 0)
 
 
-def _spares(s: Setting, *, baseline: int, need: int) -> tuple[tuple[datetime, int], ...]:
+def _spares(s: Setting, *, baseline: int, need: int) -> Peaks:
     """What is worth having on spot beyond *need*, as far back as it is held; as it was while nothing is known."""
     if s.workload.capacity.missed_load is None:
         return ()
@@ -291,9 +291,7 @@ def _burst_target(s: Setting, *, needed: int) -> int:
     return max(needed, min(s.burst_now, s.wanted - s.good_source))
 
 
-def _remember(
-    s: Setting, *, fallback: int, held: int, uncovered: int, spares: tuple[tuple[datetime, int], ...]
-) -> SplitMemory:
+def _remember(s: Setting, *, fallback: int, held: int, uncovered: int, spares: Peaks) -> SplitMemory:
     memory = s.memory if spares == s.memory.spares else replace(s.memory, spares=spares)
     if fallback > held:
         cause = _cause(s).value if uncovered else memory.fallback_cause

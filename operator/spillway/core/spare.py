@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from spillway.core.growth import Growth
+from spillway.core.memory import Peaks, with_peak
 
 WORTH: Final = 0.012  # of a spot replica, at a missed load of 0.1 %: chosen by the simulator
 TARGET: Final = 0.001
@@ -151,15 +152,9 @@ def in_words(outlook: Outlook, *, cold_start: timedelta) -> str:
     return f"{told}; most is at stake in {worst.pool}: {worst.count} replicas, lost about every {every:.0f} h"
 
 
-def noted(
-    spares: tuple[tuple[datetime, int], ...], spare: int, *, cold_start: timedelta, now: datetime
-) -> tuple[tuple[datetime, int], ...]:
+def noted(spares: Peaks, spare: int, *, cold_start: timedelta, now: datetime) -> Peaks:
     """Return *spares* with one more entry: the first of them is the most that was worth having while it is held."""
-    keeps = HELD + HELD_SHARE * cold_start
-    kept = [entry for entry in spares if now - entry[0] <= keeps]
-    while kept and kept[-1][1] <= spare:
-        kept.pop()
-    return (*kept, (now, spare))
+    return with_peak(spares, spare, at=now, keeps=HELD + HELD_SHARE * cold_start)
 
 
 def price_ratio(prices: Mapping[bool, float]) -> float:
